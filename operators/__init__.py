@@ -1,0 +1,1 @@
+"""How a table is enriched: one operator a file, each an Arrow table in, an Arrow table out."""

@@ -1,0 +1,1 @@
+"""The networks behind the operators, and how their checkpoints are read."""

@@ -1,0 +1,1 @@
+"""What crosses a boundary: manifests, the enriched table, configs, results and errors."""

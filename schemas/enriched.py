@@ -1,0 +1,95 @@
+"""The columns of an enriched table, each spelled and typed once.
+
+An operator named `caption` writes `caption` and `caption_*`; `key_column` names the column that says which
+version of the operator computed a row. Columns in flight travel with a shard and never reach the table.
+"""
+
+import pyarrow as pa
+
+IMAGE_ID = "image_id"
+URI = "uri"
+ERROR = "error"
+ENRICHED_AT = "enriched_at"
+IMAGE_SHA256 = "image_sha256"
+IMAGE_WIDTH = "image_width"
+IMAGE_HEIGHT = "image_height"
+IMAGE_SIZE = "image_size"
+IMAGE_ETAG = "image_etag"
+
+IMAGE_ENCODED = "image_encoded"  # in flight: the file's bytes; null where not fetched
+IS_DUE = "is_due"  # in flight: False for a row that is only copied
+ATTEMPTS = "attempts"  # in flight: how often the row's present error was tried before
+
+ERROR_TYPE = pa.struct(
+    [
+        ("stage", pa.string()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("transient", pa.bool_()),
+        ("attempts", pa.int32()),
+    ]
+)
+ENRICHED_AT_TYPE = pa.timestamp("us", tz="UTC")
+ALTERNATIVES_TYPE = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
+HYPOTHESES_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("text", pa.string()),
+            ("label", pa.string()),
+            ("yes", pa.float32()),
+            ("no", pa.float32()),
+            ("maybe", pa.float32()),
+        ]
+    )
+)
+
+FETCHED_SCHEMA = pa.schema(
+    [
+        (IMAGE_SHA256, pa.string()),
+        (IMAGE_WIDTH, pa.int32()),
+        (IMAGE_HEIGHT, pa.int32()),
+        (IMAGE_SIZE, pa.int64()),
+        (IMAGE_ETAG, pa.string()),
+    ]
+)
+IN_FLIGHT_SCHEMA = pa.schema(
+    [(IMAGE_ENCODED, pa.large_binary()), (IS_DUE, pa.bool_()), (ATTEMPTS, pa.int32())]
+)
+
+
+def key_column(name: str) -> str:
+    """Names the column holding the key of the operator called `name`."""
+    return f"{name}_key"
+
+
+def caption_schema(name: str) -> pa.Schema:
+    """What a captioner called `name` writes; alternatives best first, the winner included."""
+    return pa.schema(
+        [
+            (name, pa.string()),
+            (f"{name}_score", pa.float32()),
+            (f"{name}_alternatives", ALTERNATIVES_TYPE),
+        ]
+    )
+
+
+def entailment_schema(name: str) -> pa.Schema:
+    """What an entailment checker of one hypothesis a row writes; the probabilities sum to 1."""
+    return pa.schema(
+        [
+            (name, pa.string()),
+            (f"{name}_yes", pa.float32()),
+            (f"{name}_no", pa.float32()),
+            (f"{name}_maybe", pa.float32()),
+        ]
+    )
+
+
+def hypotheses_schema(name: str) -> pa.Schema:
+    """What an entailment checker of fixed hypotheses writes: one entry a hypothesis, in order."""
+    return pa.schema([(name, HYPOTHESES_TYPE)])
+
+
+def embedding_schema(name: str) -> pa.Schema:
+    """What an embedder writes: vectors of unit length, as plain lists."""
+    return pa.schema([(name, pa.list_(pa.float32()))])
