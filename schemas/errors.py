@@ -1,7 +1,8 @@
 """What can go wrong: with the set-up (a `TaglineError`), and with one row (a `RowFault`).
 
-A `TaglineError` ends the command before or after the run with its `exit_code`. A `RowFault` never ends a job:
-`operators.base.apply` turns it into the `error` column of its row (see `schemas.enriched.ERROR_TYPE`).
+A `TaglineError` ends the command before or after the run with its `exit_code`. A `RowFault` never
+ends a job: `operators.base.apply` turns it into the `error` column of its row (see
+`schemas.enriched.ERROR_TYPE`).
 """
 
 from collections.abc import Mapping
@@ -61,6 +62,12 @@ class RunError(TaglineError):
     exit_code = 1
 
 
+class OperatorError(TaglineError):
+    """An operator does not keep its contract (see `operators.base.Operator`)."""
+
+    exit_code = 1
+
+
 class RowFault(Exception):  # noqa: N818  it is a fault of data, not of the program
     """Says why one row could not be computed.
 
@@ -93,5 +100,5 @@ class RowFaults(Exception):  # noqa: N818
         self.faults = dict(faults)
 
 
-def _restore(code: ErrorCode, message: str, transient: bool) -> RowFault:  # noqa: FBT001
+def _restore(code: ErrorCode, message: str, transient: bool) -> RowFault:
     return RowFault(code, message, transient=transient)
