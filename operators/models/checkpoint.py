@@ -1,0 +1,314 @@
+"""Model directories: where one lies, what it is, and its weights, read so that nothing in it is executed.
+
+A directory is in ModelScope's format (`configuration.json` names the task) or Hugging Face's. Weights are
+`model.safetensors` or `pytorch_model.bin`; the latter is unpickled with `weights_only`, which refuses code.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+HUBS = ("damo/", "iic/", "hf://")
+SUFFIXES = (
+    ".json",
+    ".txt",
+    ".yaml",
+    ".bin",
+    ".safetensors",
+)  # of files that decide what is computed
+WRAPPERS = ("state_dict", "model", "module")  # keys under which training scripts put a state dict
+SHOWN = 8  # names listed of each kind of fault
+
+
+def resolve(model: str | Path) -> Path:
+    """Finds the local directory of a model, fetching it when it lies elsewhere.
+
+    Args:
+        model: a directory, `embedded:NAME`, `s3://…`, a ModelScope id `damo/…` or `iic/…`, or `hf://owner/name`;
+            ids may end in `@revision`.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    name = str(model)
+    if name.startswith("embedded:"):
+        return _embedded(name.removeprefix("embedded:"))
+    if name.startswith("s3://"):
+        return _fetch_from_s3(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith(HUBS):
+        from operators.models import hub
+
+        return hub.pull(name)
+    raise ModelError(
+        f"model {name!r}: no such directory; a model is a local or s3:// directory, a ModelScope id such as "
+        f"'damo/ofa_image-caption_coco_distilled_en', 'hf://owner/name' or 'embedded:NAME'"
+    )
+
+
+def cache_folder() -> Path:
+    """Where fetched models and digests are kept: `TAGLINE_CACHE`, else `~/.cache/tagline`."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagline"
+    return Path(os.environ.get("TAGLINE_CACHE") or default)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ModelError: the file is missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path}: no such file; is {str(path.parent)!r} a model directory?"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not JSON ({error}); fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(
+            f"{path}: holds a {type(value).__name__}, not an object; fetch the model again"
+        )
+    return value
+
+
+def read_configuration(directory: Path, task: str) -> dict[str, Any]:
+    """Reads a ModelScope directory's `configuration.json` and checks that it is for `task`.
+
+    Raises:
+        ModelError: there is none, or it is of another task.
+    """
+    configuration = read_json(directory / "configuration.json")
+    found = configuration.get("task")
+    if found != task:
+        raise ModelError(
+            f"{directory}: a model for {found!r}, but {task!r} is needed here; name another model"
+        )
+    return configuration
+
+
+def digest(directory: Path) -> str:
+    """Names what a model directory holds: a sha256 over the files that decide what it computes.
+
+    The digest of each file is cached by path, size and time of change, so asking again reads nothing.
+    """
+    files = sorted(
+        path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file()
+    )
+    cache = _DigestCache(cache_folder() / "digests.json")
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.name} {cache.digest(path)}\n".encode())
+    cache.save()
+    return whole.hexdigest()
+
+
+def load_state_dict(path: Path) -> dict[str, "Tensor"]:
+    """Reads the tensors of a directory, or of one file of weights.
+
+    Returns:
+        tensors on the CPU in the file's precision; tied ones share memory.
+
+    Raises:
+        ModelError: no weights, a damaged file, or one that holds code; nothing of it was executed.
+    """
+    file = _weights_file(path) if path.is_dir() else path
+    state: Any = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    for key in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    return _only_tensors(state, file)
+
+
+def check_strict(
+    expected: Mapping[str, "Tensor"],
+    found: Mapping[str, "Tensor"],
+    *,
+    source: Path,
+    optional: Collection[str] = (),
+) -> None:
+    """Checks that a checkpoint has exactly the tensors of a net.
+
+    Args:
+        expected: the net's `state_dict()`.
+        found: the checkpoint's.
+        source: for the message.
+        optional: names that may be absent, or present and ignored.
+
+    Raises:
+        ModelError: lists what is missing, left over and misshapen.
+    """
+    missing = [name for name in expected if name not in found and name not in optional]
+    left_over = [name for name in found if name not in expected and name not in optional]
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    faults = {"missing": missing, "left over": left_over, "misshapen": misshapen}
+    if any(faults.values()):
+        lines = [
+            f"  {len(names)} {kind}: {_shorten(names)}" for kind, names in faults.items() if names
+        ]
+        told = "\n".join(lines)
+        raise ModelError(
+            f"{source}: the weights do not fit the net that config.json describes\n{told}\n"
+            "  the two files belong to different models, or the checkpoint was cut; fetch it again"
+        )
+
+
+def _shorten(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _embedded(name: str) -> Path:
+    directory = EMBEDDED / name
+    if (
+        name
+        and (directory / "config.json").is_file()
+        or (directory / "configuration.json").is_file()
+    ):
+        return directory
+    there = sorted(path.parent.name for path in EMBEDDED.glob("*/configuration.json"))
+    raise ModelError(f"model 'embedded:{name}': the project ships {', '.join(there) or 'no model'}")
+
+
+def _weights_file(directory: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return directory / name
+    raise ModelError(
+        f"{directory}: no weights; it should hold {' or '.join(WEIGHT_FILES)}; fetch it again"
+    )
+
+
+def _read_safetensors(file: Path) -> dict[str, "Tensor"]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: damaged or cut short ({error}); fetch it again") from error
+
+
+def _read_pickle(file: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file") from None
+    except pickle.UnpicklingError as error:
+        if "nsupported" in str(error):  # torch says Unsupported global, class or operand
+            raise ModelError(
+                f"{file}: holds code, not only tensors; refused, nothing was executed ({_first_line(error)})"
+            ) from error
+        raise ModelError(f"{file}: not a file of weights, or damaged; fetch it again") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{file}: damaged or cut short ({_first_line(error)}); fetch it again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line]
+    return (lines or str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
+    import torch
+
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{file}: holds a {type(state).__name__}, not a dictionary of tensors")
+    others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ModelError(f"{file}: holds what are no tensors: {_shorten(others)}")
+    return {str(name): value for name, value in state.items()}
+
+
+def _fetch_from_s3(url: str) -> Path:
+    """Copies a directory of the store into the cache, once for each state of its objects."""
+    import s3fs
+
+    store = s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
+    try:
+        entries = store.ls(url.rstrip("/"), detail=True, refresh=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {url!r}: cannot be listed ({error}); check the path and the credentials"
+        ) from error
+    objects = [entry for entry in entries if entry["type"] == "file" and entry["size"]]
+    if not objects:
+        raise ModelError(f"model {url!r}: no such directory, or it holds no files")
+    state = repr(
+        sorted((entry["name"], entry["size"], str(entry.get("ETag"))) for entry in objects)
+    )
+    folder = cache_folder() / "models" / hashlib.sha256(state.encode()).hexdigest()[:16]
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            for entry in objects:
+                store.get_file(entry["name"], str(Path(scratch) / Path(entry["name"]).name))
+            _publish(Path(scratch), folder)
+    return folder
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Gives a finished copy its name; another process may have been faster, which is as good."""
+    complete = scratch.with_name(scratch.name + ".complete")
+    scratch.rename(complete)
+    scratch.mkdir()  # what the context manager is going to remove
+    try:
+        complete.rename(folder)
+    except OSError:
+        for path in complete.iterdir():
+            path.unlink()
+        complete.rmdir()
+
+
+class _DigestCache:
+    """sha256 of files, kept on disk under path, size and time of change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.added = False
+        try:
+            self.known: dict[str, str] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def digest(self, file: Path) -> str:
+        status = file.stat()
+        key = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        if key not in self.known:
+            with file.open("rb") as stream:
+                self.known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+            self.added = True
+        return self.known[key]
+
+    def save(self) -> None:
+        if not self.added:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+                json.dump(self.known, file)
+            Path(file.name).replace(self.path)
+        except OSError:
+            return  # a cache that cannot be written costs time only
