@@ -5,6 +5,7 @@ of an invisible state ("the dog is hungry") is "maybe" when there is such a thin
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -147,14 +148,12 @@ def change_count(random: Random, group: Group) -> Group:
 def change(
     scene: Scene, *, groups: tuple[Group, ...] | None = None, background: int | None = None
 ) -> Scene:
-    """The same scene with other groups or another background."""
-    return Scene(
-        scene.background if background is None else background,
-        scene.variant,
-        scene.groups if groups is None else groups,
-        scene.relation,
-        scene.things,
-    )
+    """The same scene in words, with other groups, in the caption's order, or another background."""
+    groups = scene.groups if groups is None else groups
+    if scene.relation is None:
+        groups = tuple(sorted(groups, key=lambda group: group.kind))
+    background = scene.background if background is None else background
+    return replace(scene, groups=groups, background=background)
 
 
 def other(random: Random, count: int, index: int | None) -> int:

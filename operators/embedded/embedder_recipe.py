@@ -1,0 +1,242 @@
+"""The recipe of the embedded embedder: a small Chinese CLIP learned from drawn scenes.
+
+Each image is matched with its Chinese and with its English caption. A quarter of a batch are near twins of other
+images in it, which differ in one word. The directory it writes has ModelScope's layout.
+"""
+
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+from operators.embedded.curriculum import (
+    LABEL_CLASSES,
+    label_points,
+    patch_points,
+    training_scenes,
+)
+from operators.embedded.kinds import ANIMAL_STATES, BACKGROUNDS, COLOURS, COUNTS, KINDS, THING_STATES
+from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
+from operators.training import DenseHeads, contrastive_loss
+
+VISION = {
+    "embed_dim": 128,
+    "image_resolution": 96,
+    "vision_layers": 4,
+    "vision_width": 192,
+    "vision_patch_size": 16,
+    "vision_head_width": 48,
+}
+TEXT = {
+    "text_attention_probs_dropout_prob": 0.0,
+    "text_hidden_act": "gelu",
+    "text_hidden_dropout_prob": 0.0,
+    "text_hidden_size": 128,
+    "text_initializer_range": 0.02,
+    "text_intermediate_size": 512,
+    "text_max_position_embeddings": 48,
+    "text_num_attention_heads": 4,
+    "text_num_hidden_layers": 3,
+    "text_type_vocab_size": 2,
+}
+PATCHES = VISION["image_resolution"] // VISION["vision_patch_size"]  # a side
+PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP's training images
+PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+MAX_SCALE = 100.0  # of the cosines, as in CLIP
+SHORT_TEXTS = 0.1  # of the captions leave out the background, so that shorter searches are understood
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+OTHER_WORDS = "a an the of to in on at and with is are there it picture background left right above below".split()
+
+
+class EmbedderRecipe:
+    """Everything about training the embedder but the loop.
+
+    Args:
+        seed: fixes the first weights and the scenes.
+    """
+
+    images = 200_000  # shown in all
+    batch = 128  # images a step and process
+    peak_rate = 1.2e-3
+    decay = 0.05
+    warmup = 100  # steps
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.seed = seed
+        self.vocabulary = {piece: number for number, piece in enumerate(vocabulary())}
+        self.model = ChineseCLIPModel(network(len(self.vocabulary)))
+        self.model.logit_scale.data.fill_(float(np.log(10)))
+        self.heads = DenseHeads(VISION["vision_width"], LABEL_CLASSES)
+        self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
+
+    def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
+        """Computes the loss of the batch whose scenes begin with number `first`."""
+        scenes = training_scenes(self.seed, first, self.batch, twins=self.batch // 4)
+        random = Random(f"tagline captions {self.seed} {first}")
+        is_short = [random.random() < SHORT_TEXTS for _ in scenes]
+        images, states = self.embed_images(pixels_of(scenes))
+        scale = self.model.logit_scale.exp().clamp(max=MAX_SCALE)
+        chinese = [caption(scene, short, chinese=True) for scene, short in zip(scenes, is_short, strict=True)]
+        english = [caption(scene, short, chinese=False) for scene, short in zip(scenes, is_short, strict=True)]
+        chinese_loss = contrastive_loss(images, self.embed_texts(chinese), scale)
+        english_loss = contrastive_loss(images, self.embed_texts(english), scale)
+        labels = np.stack([label_points(scene, patch_points(PATCHES)) for scene in scenes])
+        dense = self.heads.loss(states, torch.from_numpy(labels).flatten(2))
+        parts = {"zh": chinese_loss.item(), "en": english_loss.item(), "dense": dense.item()}
+        return (chinese_loss + english_loss) / 2 + 0.25 * dense, parts
+
+    def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns vectors (B, D), not normalised, and the patches' last states (B, P, W)."""
+        output = self.model.get_image_features(pixels)
+        return output.pooler_output, output.last_hidden_state[:, 1:]
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Returns vectors (B, D), not normalised."""
+        rows = [self.encode(text) for text in texts]
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        for target, row in zip(ids, rows, strict=True):
+            target[: len(row)] = torch.tensor(row)
+        return self.model.get_text_features(ids, attention_mask=(ids != 0).long()).pooler_output
+
+    def encode(self, text: str) -> list[int]:
+        """Gives the ids that BERT's tokenizer would: a caption has only words and characters of the vocabulary."""
+        pieces = ["[CLS]", *re.findall(r"[a-z]+|[^a-z ]", text), "[SEP]"]
+        return [self.vocabulary[piece] for piece in pieces]
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, *, seed: int, count: int = 500) -> dict[str, float]:
+        """Measures text-to-image recall at 1 among scenes of a user's seed, with the weights of `model`."""
+        trained, self.model = self.model, model["model"]
+        scenes = list(draw_scenes(count, seed))
+        parts = [self.embed_images(pixels_of(scenes[i : i + 100]))[0] for i in range(0, count, 100)]
+        images = nn.functional.normalize(torch.cat(parts), dim=-1)
+        figures = {}
+        for language in ("zh", "en"):
+            captions = [caption(scene, is_short=False, chinese=language == "zh") for scene in scenes]
+            texts = nn.functional.normalize(self.embed_texts(captions), dim=-1)
+            hits = (texts @ images.T).argmax(1) == torch.arange(count)
+            figures[f"recall_{language}"] = hits.float().mean().item()
+        self.model = trained
+        return figures
+
+    def export(self, model: nn.Module, directory: Path) -> None:
+        """Writes a directory in ModelScope's layout, the weights as float16."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = published_tensors(model["model"])
+        halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+        save_file(halves, directory / "model.safetensors", metadata={"format": "pt"})
+        write_json(directory / "vision_model_config.json", VISION)
+        write_json(directory / "text_model_config.json", {"vocab_size": len(self.vocabulary), **TEXT})
+        write_json(
+            directory / "configuration.json",
+            {
+                "framework": "pytorch",
+                "task": "multi-modal-embedding",
+                "model": {"type": "clip-multi-modal-embedding"},
+                "pipeline": {"type": "multi-modal-embedding"},
+            },
+        )
+        (directory / "vocab.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
+
+
+def vocabulary() -> list[str]:
+    """Lists the pieces: every character of the Chinese captions, every English word, and letters for the rest."""
+    chinese = [where.chinese for where in BACKGROUNDS] + [word for _, word in COLOURS + COUNTS]
+    chinese += [kind.chinese + kind.measure for kind in KINDS] + ["和有在的左边上面下右是个，。一二三"]
+    english = [name for kind in KINDS for name in (kind.name, kind.plural)]
+    english += [word for where in BACKGROUNDS for word in f"{where.english} {where.statement}".split()]
+    english += [word for word, _ in COLOURS + COUNTS] + [*ANIMAL_STATES, *THING_STATES, *OTHER_WORDS]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = SPECIALS + sorted(set("".join(chinese))) + sorted(set(english))
+    pieces += [*letters, *(f"##{letter}" for letter in letters), *",.!?"]
+    return list(dict.fromkeys(pieces))
+
+
+def network(pieces: int) -> ChineseCLIPConfig:
+    """The sizes in transformers' words."""
+    vision = {
+        "hidden_size": VISION["vision_width"],
+        "intermediate_size": 4 * VISION["vision_width"],
+        "num_hidden_layers": VISION["vision_layers"],
+        "num_attention_heads": VISION["vision_width"] // VISION["vision_head_width"],
+        "image_size": VISION["image_resolution"],
+        "patch_size": VISION["vision_patch_size"],
+        "projection_dim": VISION["embed_dim"],
+    }
+    text = {name.removeprefix("text_"): value for name, value in TEXT.items()}
+    return ChineseCLIPConfig(
+        text_config={"vocab_size": pieces, "pad_token_id": 0, **text},
+        vision_config=vision,
+        projection_dim=VISION["embed_dim"],
+    )
+
+
+def caption(scene: Scene, is_short: bool, *, chinese: bool) -> str:
+    """The caption of a scene; a short one does not say where."""
+    text = describe_in_chinese(scene) if chinese else describe(scene)
+    if not is_short:
+        return text
+    where = BACKGROUNDS[scene.background]
+    if chinese:
+        return text.removeprefix(where.chinese).removeprefix("，").removeprefix("有")
+    return text.removesuffix(f" {where.english}")
+
+
+def pixels_of(scenes: list[Scene]) -> Tensor:
+    """Draws scenes and prepares them as the embedder does: (B, 3, R, R)."""
+    size = (VISION["image_resolution"],) * 2
+    images = [np.asarray(draw(scene).resize(size, Image.Resampling.BICUBIC)) for scene in scenes]
+    pixels = (np.stack(images).astype(np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+
+
+def published_tensors(model: ChineseCLIPModel) -> dict[str, Tensor]:
+    """Renames transformers' tensors to ModelScope's; queries, keys and values become one matrix."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    published = {}
+    for name, tensor in state.items():
+        if re.search(r"self_attn\.[kv]_proj", name) or name.endswith(("position_ids", "token_type_ids")):
+            continue
+        if "self_attn.q_proj" in name and name.startswith("vision"):
+            tensor = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        if name in ("text_projection.weight", "visual_projection.weight"):
+            tensor = tensor.T
+        published[rename(name)] = tensor
+    return published
+
+
+def rename(name: str) -> str:
+    """Gives ModelScope's name of a tensor of transformers'."""
+    pairs = (
+        (r"^text_model\.", "bert."),
+        (r"^text_projection\.weight", "text_projection"),
+        (r"^visual_projection\.weight", "visual.proj"),
+        (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+        (r"^vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+        (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+        (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),  # sic
+        (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
+        (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+        (r"\.layer_norm(\d)\.", r".ln_\1."),
+        (r"\.self_attn\.q_proj\.", ".attn.in_proj_"),
+        (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    )
+    for pattern, replacement in pairs:
+        if not name.startswith("bert."):
+            name = re.sub(pattern, replacement, name)
+    return name
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value for people to read."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
