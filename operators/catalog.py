@@ -1,0 +1,209 @@
+"""The operators a job config may `use`, and how a config becomes a chain of them.
+
+Each entry of `CATALOG` imports its class only when asked, so that a command that needs one operator
+does not pay for the others.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from operators.base import Operator
+from schemas.config import JobConfig, OperatorConfig, nearest, parse_config
+from schemas.config import read_config as read_checked_config
+from schemas.enriched import (
+    ENRICHED_AT,
+    ERROR,
+    FETCHED_SCHEMA,
+    IMAGE_ENCODED,
+    IMAGE_ID,
+    URI,
+    key_column,
+)
+from schemas.errors import ConfigError, TaglineError
+
+Factory = Callable[..., Any]
+GIVEN = ("self", "model", "name", "upstream_keys")  # constructor arguments that are no options
+RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT})
+
+
+def _captioner() -> Factory:
+    from operators.captioner import Captioner
+
+    return Captioner
+
+
+def _entailment() -> Factory:
+    from operators.entailment import Entailment
+
+    return Entailment
+
+
+def _embedder() -> Factory:
+    from operators.embedder import Embedder
+
+    return Embedder
+
+
+CATALOG: Mapping[str, Callable[[], Factory]] = {
+    "captioner": _captioner,
+    "entailment": _entailment,
+    "embedder": _embedder,
+}
+
+
+def read_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    catalog: Mapping[str, Callable[[], Factory]] = CATALOG,
+) -> JobConfig:
+    """Reads a job config and checks each operator's options too; see `schemas.config`."""
+    return read_checked_config(path, overrides, check=_checker(catalog))
+
+
+def check_document(
+    document: Any, *, catalog: Mapping[str, Callable[[], Factory]] = CATALOG
+) -> JobConfig:
+    """Checks a config that is already a mapping, operators' options included."""
+    return parse_config(document, check=_checker(catalog))
+
+
+def build_operators(
+    config: JobConfig,
+    manifest_columns: Iterable[str],
+    *,
+    catalog: Mapping[str, Callable[[], Factory]] = CATALOG,
+) -> list[Operator]:
+    """Builds the chain of a config; no weights are read.
+
+    Args:
+        config: checked by `read_config`.
+        manifest_columns: of the manifest, after renaming.
+        catalog: which kinds there are.
+
+    Returns:
+        The operators in order, each with the keys of the columns it reads in its own key.
+
+    Raises:
+        ConfigError: an operator reads what nothing before it writes, columns clash, or an option
+            is refused; with every fault found, one a line.
+        ModelError: nothing but a model directory is wrong.
+    """
+    columns = list(manifest_columns)
+    faults = _reserved_faults(columns)
+    written: dict[str, str] = {}  # column -> key of the operator that writes it
+    owners = dict.fromkeys(columns, "the manifest")
+    operators, errors = [], list[TaglineError]()
+    for name, entry in config.operators.items():
+        try:
+            operator = _build(name, entry, written, catalog)
+        except TaglineError as error:
+            errors.append(error)
+            continue
+        faults += _reading_faults(operator, columns, written, later=config.operators)
+        made = [*operator.writes.names, key_column(name)]
+        faults += _clash_faults(operator, made, owners)
+        owners.update(dict.fromkeys(made, f"operator {name!r}"))
+        written.update(dict.fromkeys(made, operator.key))
+        operators.append(operator)
+    if errors:  # a column read of an operator that could not be built is no fault of its reader
+        raise _together(errors)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return operators
+
+
+def _build(
+    name: str,
+    entry: OperatorConfig,
+    written: Mapping[str, str],
+    catalog: Mapping[str, Callable[[], Factory]],
+) -> Operator:
+    """Builds an operator, then once more with the keys of what it turned out to read."""
+    factory = catalog[entry.use]()
+    given = entry.options if entry.model is None else {"model": entry.model, **entry.options}
+    operator: Operator = factory(**given, name=name)
+    upstream = {column: written[column] for column in operator.reads if column in written}
+    if upstream:
+        operator = factory(**given, name=name, upstream_keys=upstream)
+    return operator
+
+
+def _checker(
+    catalog: Mapping[str, Callable[[], Factory]],
+) -> Callable[[str, Mapping[str, Any]], list[str]]:
+    def check(name: str, entry: Mapping[str, Any]) -> list[str]:
+        use = entry["use"]
+        if use not in catalog:
+            return [f"no operator {use!r} to use; {nearest(use, catalog)}"]
+        return _option_faults(use, catalog[use](), entry)
+
+    return check
+
+
+def _option_faults(use: str, factory: Factory, entry: Mapping[str, Any]) -> list[str]:
+    parameters = inspect.signature(factory).parameters
+    options = [name for name in parameters if name not in GIVEN]
+    faults = [
+        f"{use} has no option {key!r}; {nearest(str(key), options)}"
+        for key in entry
+        if key != "use" and key not in options and not (key == "model" and key in parameters)
+    ]
+    for name, parameter in parameters.items():
+        is_needed = parameter.default is inspect.Parameter.empty and name not in GIVEN[2:]
+        if is_needed and entry.get(name) is None:
+            faults.append(f"{use} needs {name!r}")
+    return faults
+
+
+def _reserved_faults(columns: Iterable[str]) -> list[str]:
+    return [
+        f"manifest: the column {name!r} is one that tagline writes; "
+        f"rename it with manifest.columns: {{other_name: {name}}}"
+        for name in columns
+        if name in RESERVED_COLUMNS or (name.startswith("image_") and name != IMAGE_ID)
+    ]
+
+
+def _clash_faults(operator: Operator, made: list[str], owners: Mapping[str, str]) -> list[str]:
+    return [
+        f"operators.{operator.name}: writes the column {column!r}, which {owners[column]} has too; "
+        f"rename the operator, or the manifest's with manifest.columns: {{other_name: {column}}}"
+        for column in made
+        if column in owners
+    ]
+
+
+def _reading_faults(
+    operator: Operator,
+    columns: Sequence[str],
+    written: Mapping[str, str],
+    *,
+    later: Iterable[str],
+) -> list[str]:
+    there = [*columns, *written, IMAGE_ENCODED, URI, *FETCHED_SCHEMA.names]
+    faults = []
+    for column in operator.reads:
+        if column in there:
+            continue
+        is_later = column in later and column != operator.name
+        advice = (
+            f"move operator {column!r} before it"
+            if is_later
+            else nearest(column, [*columns, *written])
+        )
+        faults.append(
+            f"operators.{operator.name}: reads the column {column!r}, which neither the manifest "
+            f"nor an operator before it has; {advice}"
+        )
+    return faults
+
+
+def _together(errors: list[TaglineError]) -> TaglineError:
+    if len(errors) == 1:
+        return errors[0]
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else ConfigError
+    return kind("\n".join(str(error) for error in errors))

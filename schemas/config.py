@@ -1,0 +1,316 @@
+"""The config of a job, as YAML: what is read, what is made of it, with what, within which limits.
+
+All faults of a config are found before any is reported. What only an operator knows, its options,
+is checked by the function given as `check`; `operators.catalog.read_config` gives it.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from schemas.enriched import ENRICHED_AT, ERROR, IMAGE_ID, URI
+from schemas.errors import ConfigError
+
+FETCH = "fetch"  # the stage that fetches images: may have resources, no operator may be called so
+OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+RESERVED_NAMES = frozenset({FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT})
+MANIFEST_COLUMNS = (IMAGE_ID, URI)
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+CheckOperator = Callable[[str, Mapping[str, Any]], list[str]]
+
+
+def _duration(value: object) -> object:
+    """Reads `30m`, `1h`; everything else is pydantic's to judge."""
+    found = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value) if isinstance(value, str) else None
+    )
+    if found:
+        return timedelta(seconds=float(found[1]) * UNIT_SECONDS[found[2]])
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("give a number with its unit, such as 30m, 1h or 90s")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ManifestConfig(_Strict):
+    """Where the manifest lies, and which of its columns are meant.
+
+    Args:
+        path: a file, a folder or a glob of Parquet, CSV or JSONL.
+        columns: our name of a column to its name in the files: `{image_id: id, uri: url}`.
+    """
+
+    path: str = Field(min_length=1)
+    columns: dict[str, str] = {}
+
+
+class OperatorConfig(BaseModel):
+    """One operator: which kind, which model, and its own options as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str
+    model: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the operator's constructor, beside `model`."""
+        return dict(self.model_extra or {})
+
+
+class Pool(_Strict):
+    """What one stage may use; None where the cluster decides.
+
+    Args:
+        actors: processes.
+        cpus: cores per actor.
+        gpus: GPUs per actor, fractions allowed.
+        batch: rows per call.
+    """
+
+    actors: int | None = Field(default=None, ge=1)
+    cpus: float | None = Field(default=None, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+    batch: int | None = Field(default=None, ge=1)
+
+
+class Resources(BaseModel):
+    """Pools by the name of their operator, or `fetch`; and what an hour costs."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Pool] = Field(init=False)
+
+    cost_per_hour: float | None = Field(default=None, ge=0)
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """The pools that were given."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def pool(self, name: str) -> Pool:
+        """Looks up the pool of a stage; one without wishes when none was given."""
+        return self.pools.get(name, Pool())
+
+
+class Limits(_Strict):
+    """How much may go wrong, and how large an image may be.
+
+    Args:
+        error_fraction: of the rows tried in a run, from 200 on.
+        image_bytes: encoded; a number or `50 MB`.
+        image_pixels: width x height; Pillow's own bound for a decompression bomb.
+        attempts: tries of a transient error.
+    """
+
+    error_fraction: float = Field(default=0.05, ge=0, le=1)
+    image_bytes: ByteSize = Field(default=ByteSize(50_000_000), gt=0)
+    image_pixels: int = Field(default=178_956_970, ge=1)
+    attempts: int = Field(default=3, ge=1)
+
+
+class Allow(_Strict):
+    """Where images may come from beside the manifest's own folder.
+
+    Args:
+        buckets: only these; None for every bucket that the credentials reach.
+        roots: local folders.
+        hosts: of http and https.
+    """
+
+    buckets: tuple[str, ...] | None = None
+    roots: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+
+class CommitConfig(_Strict):
+    """When finished shards are committed: at the end, or also every so often (`1h`)."""
+
+    every: Annotated[timedelta, BeforeValidator(_duration)] | None = None
+
+
+class JobConfig(_Strict):
+    """A whole job; see ARCHITECTURE.md for an example."""
+
+    manifest: ManifestConfig
+    table: str = Field(min_length=1)
+    operators: dict[str, OperatorConfig] = Field(min_length=1)
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+    allow: Allow = Allow()
+    commit: CommitConfig = CommitConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_manifest(cls, document: Any) -> Any:
+        if isinstance(document, dict) and isinstance(document.get("manifest"), str):
+            return {**document, "manifest": {"path": document["manifest"]}}
+        return document
+
+
+def read_config(
+    path: str | Path, overrides: Sequence[str] = (), *, check: CheckOperator | None = None
+) -> JobConfig:
+    """Reads a job config from a YAML file.
+
+    Args:
+        path: the file; paths inside it are relative to the current folder.
+        overrides: `key=value` with dotted keys, values in YAML: `limits.attempts=5`.
+        check: names the faults of an operator's entry, given its name and the entry.
+
+    Raises:
+        ConfigError: with every fault found, one a line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot read the job config: {reason}") from error
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    return parse_config(document, overrides, where=str(path), check=check)
+
+
+def parse_config(
+    document: Any,
+    overrides: Sequence[str] = (),
+    *,
+    where: str = "config",
+    check: CheckOperator | None = None,
+) -> JobConfig:
+    """Checks a config that is already a mapping; arguments and errors as of `read_config`."""
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: a job config is a mapping with manifest, table and operators")
+    document = _overridden(document, overrides)
+    faults = _name_faults(document)
+    if check:
+        faults += _operator_faults(document, check)
+    try:
+        config = JobConfig.model_validate(document)
+    except ValidationError as error:
+        faults = [_described(fault, document) for fault in error.errors()] + faults
+    if faults:
+        raise ConfigError("\n".join(f"{where}: {fault}" for fault in dict.fromkeys(faults)))
+    return config
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Says which known name was probably meant, and which there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}known are {', '.join(known)}" if known else "none are known"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found or not key.strip():
+            raise ConfigError(f"{override!r} is not key=value, such as limits.attempts=5")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
+        document = _with(document, key.strip().split("."), value)
+    return document
+
+
+def _with(document: Any, keys: list[str], value: Any) -> dict[str, Any]:
+    """A copy of `document` with one value replaced; mappings on the way are made."""
+    if not keys:
+        return value
+    if isinstance(document, str) and keys[0] in ManifestConfig.model_fields:
+        document = {"path": document}
+    inner = document if isinstance(document, dict) else {}
+    return {**inner, keys[0]: _with(inner.get(keys[0]), keys[1:], value)}
+
+
+def _name_faults(document: dict[str, Any]) -> list[str]:
+    operators = document.get("operators")
+    resources = document.get("resources")
+    names = [str(name) for name in operators] if isinstance(operators, dict) else []
+    faults = []
+    for name in names:
+        if not OPERATOR_NAME.fullmatch(name):
+            faults.append(f"operators: {name!r} names columns; use letters, digits and _")
+        if name in RESERVED_NAMES or name.startswith("image_"):
+            faults.append(
+                f"operators: the name {name!r} is taken by tagline itself; choose another"
+            )
+    known = [*names, FETCH, "cost_per_hour"]
+    for pool in resources if isinstance(resources, dict) and names else ():
+        if pool not in known:
+            faults.append(f"resources: no operator is called {pool!r}; {nearest(str(pool), known)}")
+    return faults
+
+
+def _operator_faults(document: dict[str, Any], check: CheckOperator) -> list[str]:
+    operators = document.get("operators")
+    if not isinstance(operators, dict):
+        return []
+    return [
+        f"operators.{name}: {fault}"
+        for name, entry in operators.items()
+        if isinstance(entry, dict) and isinstance(entry.get("use"), str)
+        for fault in check(str(name), entry)
+    ]
+
+
+def _described(fault: Any, document: dict[str, Any]) -> str:
+    """One line for a fault that pydantic found: where, what was found, what is allowed."""
+    location = [str(part) for part in fault["loc"]]
+    at = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        inside = f" in {'.'.join(location[:-1])}" if location[:-1] else ""
+        return f"unknown key {location[-1]!r}{inside}; {nearest(location[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{at} is missing; it must be given"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{at} is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "manifest": ManifestConfig,
+        "limits": Limits,
+        "allow": Allow,
+        "commit": CommitConfig,
+        "resources": Pool,
+    }
+    section = sections.get(location[0], JobConfig) if location else JobConfig
+    return list(section.model_fields)

@@ -1,0 +1,440 @@
+"""The manifest: which images there are, by a stable id, and what is known of each.
+
+A file, a folder or a glob of Parquet, CSV or JSONL with the columns `image_id` and `uri`; all other
+columns are carried into the table. Rows are streamed: nothing here holds a list of them.
+Types are those that every reader of Delta tables knows. CSV has no types: its columns are text.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from schemas.enriched import IMAGE_ID, URI
+from schemas.errors import ManifestError
+
+Format = Literal["parquet", "csv", "jsonl"]
+FORMATS: Mapping[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
+BATCH_ROWS = 65_536
+JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block
+OPEN_THREADS = 16
+GLOB_SIGNS = frozenset("*?[")
+COLUMN_NAME = re.compile(r"[^ ,;{}()\n\t=]+")  # what Delta allows without column mapping
+INSIDE_PREFIX = "_tagline"  # of columns that a plan adds for itself
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One file of a manifest.
+
+    Args:
+        path: as messages show it.
+        inner: as its filesystem spells it.
+        format: told by the name.
+        version: ETag, or size and modification time; changes with the content.
+        stored: its own columns, after renaming.
+        schema: of the rows as `batches` gives them.
+    """
+
+    path: str
+    inner: str
+    format: Format
+    version: str
+    stored: pa.Schema
+    schema: pa.Schema
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An opened manifest; its schemas are read and agree, its rows are not read yet.
+
+    Args:
+        path: as the config gives it.
+        files: sorted by path; later files win over earlier ones.
+        schema: `image_id` and `uri` as strings, then the other columns.
+        columns: our names to the files' names, where they differ.
+        filesystem: the fsspec filesystem that holds the files.
+    """
+
+    path: str
+    files: tuple[ManifestFile, ...]
+    schema: pa.Schema
+    columns: Mapping[str, str]
+    filesystem: Any
+
+    @classmethod
+    def open(
+        cls, path: str, columns: Mapping[str, str] | None = None, *, filesystem: Any
+    ) -> "Manifest":
+        """Finds the files of a manifest and checks that they agree.
+
+        Args:
+            path: absolute or `s3://`; a file, a folder or a glob.
+            columns: our names to the files' names.
+            filesystem: an fsspec filesystem that holds `path`.
+
+        Raises:
+            ManifestError: nothing is there, a file cannot be read, a column is missing or has a
+                type that is not allowed, or two files differ in their columns.
+        """
+        columns = dict(columns or {})
+        found = _find(path, filesystem)
+        _check_one_format(path, [_format(name) for name in found])
+        with ThreadPoolExecutor(OPEN_THREADS) as pool:
+            files = list(
+                pool.map(lambda item: _open(path, *item, columns, filesystem), found.items())
+            )
+        return cls(path, tuple(files), _agreed(files), columns, filesystem)
+
+    @property
+    def carried(self) -> list[str]:
+        """The columns beside `image_id` and `uri`."""
+        return [name for name in self.schema.names if name not in (IMAGE_ID, URI)]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any file's content, name or column mapping."""
+        known = [[file.path, file.version] for file in self.files]
+        text = json.dumps([known, sorted(self.columns.items())])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Streams all rows in order, in batches of `schema`.
+
+        Raises:
+            ManifestError: an id is null or empty, naming file and row (from 1, headers not
+                counted); a value does not fit its column; or there are no rows at all.
+        """
+        rows = 0
+        for file in self.files:
+            for batch in _read(file, self):
+                rows += batch.num_rows
+                yield batch
+        if not rows:
+            raise ManifestError(f"{self.path}: the manifest has no rows; nothing could be enriched")
+
+
+def _find(path: str, filesystem: Any) -> dict[str, Any]:
+    """The files meant by a path, by their inner name, sorted; hidden ones and `_…` left out."""
+    inner = path.partition("://")[2] if "://" in path else path
+    try:
+        if GLOB_SIGNS & set(inner):
+            found = filesystem.glob(inner, detail=True)
+            found = {name: info for name, info in found.items() if info["type"] == "file"}
+        elif filesystem.isfile(inner):
+            return {inner: filesystem.info(inner)}
+        else:
+            found = _visible(inner, filesystem.find(inner, detail=True))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ManifestError(f"{path}: no such manifest; give a file, a folder or a glob") from error
+    except (PermissionError, OSError) as error:
+        raise ManifestError(f"{path}: the manifest cannot be listed: {error}") from error
+    known = {name: info for name, info in sorted(found.items()) if _format(name)}
+    if not known:
+        there = f"; it holds {', '.join(sorted(found)[:3])}" if found else ""
+        raise ManifestError(
+            f"{path}: no manifest file there{there}; files end in {', '.join(FORMATS)}"
+        )
+    return known
+
+
+def _visible(folder: str, found: dict[str, Any]) -> dict[str, Any]:
+    def is_visible(name: str) -> bool:
+        below = name.removeprefix(folder).strip("/").split("/")
+        return not any(part.startswith(("_", ".")) for part in below)
+
+    return {name: info for name, info in found.items() if is_visible(name)}
+
+
+def _format(name: str) -> Format | None:
+    base = name.rpartition("/")[2].lower()
+    for compression in COMPRESSIONS:
+        if base.endswith(compression):
+            base = base.removesuffix(compression)
+            break
+    for ending, kind in FORMATS.items():
+        if base.endswith(ending):
+            return kind
+    return None
+
+
+def _check_one_format(path: str, formats: Sequence[Format | None]) -> None:
+    if None in formats:
+        raise ManifestError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    if len(set(formats)) > 1:
+        kinds = ", ".join(sorted({str(kind) for kind in formats}))
+        raise ManifestError(f"{path}: mixes {kinds}; give a glob that matches one of them")
+
+
+def _open(
+    manifest: str, inner: str, info: Any, columns: Mapping[str, str], filesystem: Any
+) -> ManifestFile:
+    kind = _format(inner)
+    assert kind is not None  # checked by _check_one_format
+    path = f"s3://{inner}" if manifest.startswith("s3://") else inner
+    version = str(info.get("ETag") or f"{info.get('size')}-{info.get('mtime')}").strip('"')
+    try:
+        stored = _stored_schema(kind, inner, filesystem)
+    except (OSError, pa.ArrowInvalid) as error:
+        if info.get("size") == 0 or "Empty" in str(error):
+            raise ManifestError(f"{path}: the file is empty; it needs image_id and uri") from error
+        raise ManifestError(f"{path}: cannot be read as {kind}: {error}") from error
+    renamed = _renamed(path, stored, columns)
+    return ManifestFile(path, inner, kind, version, renamed, _plain_schema(path, renamed))
+
+
+def _stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
+    """The columns of a file with the types they are read as."""
+    arrow = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+    if kind == "parquet":
+        return pq.read_schema(inner, filesystem=arrow).remove_metadata()
+    with arrow.open_input_stream(inner) as stream:
+        found = _text_reader(kind, stream, None).schema
+    if kind == "csv":
+        return pa.schema([(name, pa.string()) for name in found.names])
+    return pa.schema([(field.name, _told_by_json(field.type)) for field in found])
+
+
+def _told_by_json(kind: pa.DataType) -> pa.DataType:
+    """JSON knows no times: what looks like one is text."""
+    return pa.string() if pa.types.is_timestamp(kind) or pa.types.is_null(kind) else kind
+
+
+def _text_reader(kind: Format, stream: Any, schema: pa.Schema | None) -> Any:
+    """A streaming reader of CSV or JSONL, held to `schema` when given."""
+    if kind == "csv":
+        options = pacsv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
+        lines = pacsv.ParseOptions(newlines_in_values=True)
+        return pacsv.open_csv(stream, convert_options=options, parse_options=lines)
+    return pajson.open_json(
+        stream,
+        read_options=pajson.ReadOptions(block_size=JSON_BLOCK_BYTES),
+        parse_options=pajson.ParseOptions(
+            explicit_schema=schema, unexpected_field_behavior="error" if schema else "infer"
+        ),
+    )
+
+
+def _renamed(path: str, stored: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
+    """The file's columns under our names.
+
+    Raises:
+        ManifestError: a column is missing, doubled or has a name that a table cannot have.
+    """
+    there = ", ".join(stored.names)
+    for ours, theirs in columns.items():
+        if theirs not in stored.names:
+            raise ManifestError(
+                f"{path}: manifest.columns takes {ours!r} from {theirs!r}, which is not there; "
+                f"it has {there}"
+            )
+    names = {theirs: ours for ours, theirs in columns.items()}
+    fields = [field.with_name(names.get(field.name, field.name)) for field in stored]
+    for name in (IMAGE_ID, URI):
+        if name not in [field.name for field in fields]:
+            raise ManifestError(
+                f"{path}: no column {name!r}; it has {there}; "
+                f"map it with manifest.columns: {{{name}: …}}"
+            )
+    _check_names(path, [field.name for field in fields])
+    return pa.schema(fields)
+
+
+def _check_names(path: str, names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if not COLUMN_NAME.fullmatch(name) or name.startswith(INSIDE_PREFIX):
+            raise ManifestError(
+                f"{path}: a table cannot have a column {name!r}; "
+                "rename it with manifest.columns: {new_name: old_name}"
+            )
+        if name.lower() in seen:
+            raise ManifestError(
+                f"{path}: two columns are called {seen[name.lower()]!r} and {name!r}; "
+                "names must differ in more than case"
+            )
+        seen[name.lower()] = name
+
+
+def _plain_schema(path: str, stored: pa.Schema) -> pa.Schema:
+    """`stored` in types that every Delta reader knows, `image_id` and `uri` first.
+
+    Raises:
+        ManifestError: a type is not allowed.
+    """
+    kind = _value_type(stored.field(IMAGE_ID).type)
+    if not (pa.types.is_integer(kind) or _is_text(kind)):
+        raise ManifestError(f"{path}: image_id is {kind}; it must be text or an integer")
+    kind = _value_type(stored.field(URI).type)
+    if not (_is_text(kind) or pa.types.is_null(kind)):
+        raise ManifestError(f"{path}: uri is {kind}; it must be text")
+    fields = [pa.field(IMAGE_ID, pa.string()), pa.field(URI, pa.string())]
+    for field in stored:
+        if field.name in (IMAGE_ID, URI):
+            continue
+        plain = plain_type(field.type)
+        if plain is None:
+            raise ManifestError(
+                f"{path}: column {field.name!r} is {field.type}, which a Delta table cannot hold; "
+                "write it as text, a number or a timestamp"
+            )
+        fields.append(pa.field(field.name, plain))
+    return pa.schema(fields)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type by which every Delta reader knows a column; None when there is none.
+
+    Unsigned integers get the next larger signed type, timestamps become microseconds in UTC (one
+    without a time zone is taken as UTC), a column of nulls becomes text.
+    """
+    types = pa.types
+    kind = _value_type(kind)
+    if _is_text(kind) or types.is_null(kind):
+        return pa.string()
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return pa.binary()
+    if types.is_unsigned_integer(kind):
+        larger = {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}
+        return larger.get(kind.bit_width, pa.decimal128(20, 0))
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", tz="UTC")
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_date(kind):
+        return pa.date32()
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = plain_type(kind.value_type)
+        return None if inner is None else pa.list_(inner)
+    if types.is_struct(kind):
+        plain = [(field.name, plain_type(field.type)) for field in kind]
+        return None if any(inner is None for _, inner in plain) else pa.struct(plain)
+    is_known = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
+    return kind if is_known or types.is_decimal128(kind) else None
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _value_type(kind.storage_type)
+    return _value_type(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _agreed(files: Sequence[ManifestFile]) -> pa.Schema:
+    """The schema all files share; a column that is all null in a file fits any type.
+
+    Raises:
+        ManifestError: names the first two files that differ, and in what.
+    """
+    agreed: dict[str, tuple[ManifestFile, pa.Field]] = {}
+    for file in files:
+        for field in file.schema:
+            stored = file.stored.field(field.name).type
+            if field.name not in agreed or (
+                pa.types.is_null(agreed[field.name][0].stored.field(field.name).type)
+            ):
+                agreed[field.name] = (file, field)
+            first, known = agreed[field.name]
+            if not pa.types.is_null(stored) and _differ(first, file, known, field):
+                raise ManifestError(
+                    f"{file.path}: column {field.name!r} is {stored}, but "
+                    f"{first.stored.field(field.name).type} in {first.path}; "
+                    "all files of a manifest must agree"
+                )
+    for file in files:
+        missing = [name for name in agreed if name not in file.schema.names]
+        if missing:
+            raise ManifestError(
+                f"{file.path}: no column {missing[0]!r}, which {agreed[missing[0]][0].path} has; "
+                "all files of a manifest must agree"
+            )
+    return pa.schema([field for _, field in agreed.values()])
+
+
+def _differ(first: ManifestFile, file: ManifestFile, known: pa.Field, field: pa.Field) -> bool:
+    ours, theirs = (_value_type(f.stored.field(field.name).type) for f in (first, file))
+    return known.type != field.type or _is_text(ours) != _is_text(theirs)
+
+
+def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+    """Streams one file as batches of the manifest's schema."""
+    first_row = 1
+    try:
+        for batch in _stored_batches(file, manifest):
+            yield from _converted(file, batch, manifest, first_row)
+            first_row += batch.num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ManifestError(
+            f"{file.path}: cannot be read as {file.format} after row {first_row - 1}: {error}"
+        ) from error
+
+
+def _stored_batches(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+    arrow = pafs.PyFileSystem(pafs.FSSpecHandler(manifest.filesystem))
+    if file.format == "parquet":
+        with pq.ParquetFile(file.inner, filesystem=arrow) as opened:
+            yield from opened.iter_batches(BATCH_ROWS)
+        return
+    theirs = [
+        field.with_name(manifest.columns.get(field.name, field.name)) for field in file.stored
+    ]
+    with arrow.open_input_stream(file.inner) as stream:
+        yield from _text_reader(file.format, stream, pa.schema(theirs))
+
+
+def _converted(
+    file: ManifestFile, batch: pa.RecordBatch, manifest: Manifest, first_row: int
+) -> Iterator[pa.RecordBatch]:
+    columns = []
+    for field in manifest.schema:
+        values = batch.column(manifest.columns.get(field.name, field.name))
+        columns.append(_cast(file, field, values))
+    ids = columns[manifest.schema.get_field_index(IMAGE_ID)]
+    is_bad = pc.fill_null(pc.equal(ids, ""), True)
+    if pc.any(is_bad).as_py():
+        at = pc.index(is_bad, True).as_py()
+        found = "null" if not ids[at].is_valid else "empty"
+        raise ManifestError(
+            f"{file.path}: image_id is {found} in row {first_row + at}; every image needs one"
+        )
+    yield pa.RecordBatch.from_arrays(columns, schema=manifest.schema)
+
+
+def _cast(file: ManifestFile, field: pa.Field, values: pa.Array) -> pa.Array:
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    is_time = pa.types.is_timestamp(values.type)
+    try:
+        return values.cast(field.type, safe=not is_time)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(
+            f"{file.path}: column {field.name!r} cannot be read as {field.type}: {error}"
+        ) from error
