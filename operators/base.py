@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,15 +16,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.columns import (
+    BOOKKEEPING,
+    Failure,
+    Positions,
+    is_due,
+    is_stale,
+    nulled,
+    stamped,
+    update,
+    with_columns,
+    with_errors,
+)
 from schemas.enriched import (
-    ATTEMPTS,
-    ENRICHED_AT,
-    ENRICHED_AT_TYPE,
     ERROR,
-    ERROR_TYPE,
     IMAGE_ENCODED,
+    IMAGE_SHA256,
     IN_FLIGHT_SCHEMA,
-    IS_DUE,
     URI,
     key_column,
 )
@@ -34,16 +41,8 @@ from schemas.errors import OperatorError, RowFault, RowFaults, TaglineError
 FETCH_STAGE = "fetch"  # the stage of an error met while reading an image
 MESSAGE_CHARACTERS = 500  # an error's message in the table; the log has all of it
 _POISON_SIGNS = ("CUDA error", "device-side assert")
-_BOOKKEEPING = (
-    IN_FLIGHT_SCHEMA.field(IS_DUE),
-    IN_FLIGHT_SCHEMA.field(ATTEMPTS),
-    pa.field(ERROR, ERROR_TYPE),
-    pa.field(ENRICHED_AT, ENRICHED_AT_TYPE),
-)
 
 logger = logging.getLogger(__name__)
-
-Positions = npt.NDArray[np.int64]
 
 
 class Operator(Protocol):
@@ -127,19 +126,9 @@ def apply(
 def stale_rows(operator: Operator, table: pa.Table) -> Positions:
     """Finds the rows that `apply` would compute: due, without an error, and of another key."""
     table = _with_columns(operator, table)
-    key = table[key_column(operator.name)]
-    is_stale = pc.fill_null(pc.not_equal(key, operator.key), True)
-    is_healthy = pc.is_null(table[ERROR])
-    wanted = pc.and_(pc.and_(_is_due(table), is_healthy), is_stale)
+    is_open = pc.and_(is_due(table), pc.is_null(table[ERROR]))
+    wanted = pc.and_(is_open, is_stale(table, key_column(operator.name), operator.key))
     return np.flatnonzero(wanted.to_numpy()).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why a row failed, and where."""
-
-    stage: str
-    fault: RowFault
 
 
 @dataclass
@@ -148,46 +137,25 @@ class _Outcome:
 
     positions: list[Positions] = field(default_factory=list)
     results: list[pa.Table] = field(default_factory=list)
-    failures: dict[int, _Failure] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
 
 
 def _with_columns(operator: Operator, table: pa.Table) -> pa.Table:
-    """Makes the columns that are absent and gives those of the operator their declared types."""
-    for declared in (
-        *operator.writes,
-        pa.field(key_column(operator.name), pa.string()),
-        *_BOOKKEEPING,
-    ):
-        at = table.schema.get_field_index(declared.name)
-        if at < 0:
-            table = table.append_column(declared, _constant(declared, table.num_rows))
-        elif table.schema.field(at).type != declared.type:
-            table = table.set_column(at, declared, table.column(at).cast(declared.type))
-    return table
-
-
-def _constant(declared: pa.Field, rows: int) -> pa.Array:
-    """The value an absent column stands for: all rows due, nothing tried, nothing known."""
-    value = {IS_DUE: True, ATTEMPTS: 0}.get(declared.name)
-    return pa.repeat(pa.scalar(value, declared.type), rows)
-
-
-def _is_due(table: pa.Table) -> pa.ChunkedArray:
-    return pc.fill_null(table[IS_DUE], False)
+    key = pa.field(key_column(operator.name), pa.string())
+    return with_columns(table, (*operator.writes, key, *BOOKKEEPING))
 
 
 def _needed(operator: Operator, table: pa.Table, fetch: Fetch | None) -> pa.Table:
     """The columns that travel with a micro-batch: the operator's, and what a fetch needs."""
-    if fetch and IMAGE_ENCODED in operator.reads and IMAGE_ENCODED not in table.column_names:
-        made = IN_FLIGHT_SCHEMA.field(IMAGE_ENCODED)
-        table = table.append_column(made, _constant(made, table.num_rows))
+    if fetch and IMAGE_ENCODED in operator.reads:
+        table = with_columns(table, [IN_FLIGHT_SCHEMA.field(IMAGE_ENCODED)])
     missing = [name for name in operator.reads if name not in table.column_names]
     if missing:
         raise OperatorError(
             f"operator {operator.name!r} reads {', '.join(map(repr, missing))}, which no stage "
             f"before it writes; the table has {', '.join(table.column_names)}"
         )
-    extra = [URI] if fetch and URI in table.column_names else []
+    extra = [name for name in (URI, IMAGE_SHA256) if fetch and name in table.column_names]
     return table.select(list(dict.fromkeys([*operator.reads, *extra])))
 
 
@@ -212,11 +180,11 @@ def _compute(
         elif isinstance(result, RowFaults):
             at = _fault_positions(stage, result, len(batch))
             for position in at:
-                failure = _Failure(stage, result.faults[position])
+                failure = Failure(stage, result.faults[position])
                 outcome.failures[int(batch[position])] = failure
             waiting.append(np.delete(batch, at))
         elif len(batch) == 1:
-            outcome.failures[int(batch[0])] = _Failure(stage, _as_fault(result))
+            outcome.failures[int(batch[0])] = Failure(stage, _as_fault(result))
         else:
             half = (len(batch) + 1) // 2
             waiting += [batch[half:], batch[:half]]
@@ -307,58 +275,21 @@ def _is_poison(error: Exception) -> bool:
 
 def _merge(operator: Operator, table: pa.Table, outcome: _Outcome) -> pa.Table:
     """Writes results and failures into the table, and nulls what a failed row may not keep."""
-    computed = np.concatenate([*outcome.positions, np.empty(0, np.int64)])
+    computed = np.concatenate([np.empty(0, np.int64), *outcome.positions])
     failed = np.array(sorted(outcome.failures), np.int64)
-    source = np.arange(table.num_rows, dtype=np.int64)
-    source[computed] = table.num_rows + np.arange(len(computed))
-    is_nulled = _failed_before(operator, table)
-    is_nulled[failed] = True
-    taken = pa.array(source, mask=is_nulled)
     results = pa.concat_tables([operator.writes.empty_table(), *outcome.results])
-    for declared in operator.writes:
-        table = _set(table, declared, _spliced(table[declared.name], results[declared.name], taken))
-    keys = pa.chunked_array([pa.repeat(pa.scalar(operator.key), len(computed))], pa.string())
-    name = key_column(operator.name)
-    table = _set(table, table.schema.field(name), _spliced(table[name], keys, taken))
-    return _with_errors(table, outcome, failed, computed=computed)
+    for name in operator.writes.names:
+        table = update(table, name, computed, results[name])
+    key = key_column(operator.name)
+    table = update(table, key, computed, pa.repeat(operator.key, len(computed)))
+    is_lost = _failed_before(operator, table)
+    is_lost[failed] = True
+    table = nulled(table, (*operator.writes.names, key), is_lost)
+    return stamped(with_errors(table, outcome.failures), np.concatenate([computed, failed]))
 
 
 def _failed_before(operator: Operator, table: pa.Table) -> npt.NDArray[np.bool_]:
     """Due rows that an earlier stage of this run ended: nothing after the first error is kept."""
     stage = pc.struct_field(table[ERROR], "stage")
     elsewhere = pc.fill_null(pc.not_equal(stage, operator.name), False)
-    return pc.and_(_is_due(table), elsewhere).to_numpy().copy()  # type: ignore[no-any-return]
-
-
-def _with_errors(
-    table: pa.Table, outcome: _Outcome, failed: Positions, *, computed: Positions
-) -> pa.Table:
-    attempts = table[ATTEMPTS].take(pa.array(failed)).to_pylist()
-    errors = [
-        {
-            "stage": outcome.failures[position].stage,
-            "code": outcome.failures[position].fault.code,
-            "message": outcome.failures[position].fault.message,
-            "transient": outcome.failures[position].fault.transient,
-            "attempts": (before or 0) + 1,
-        }
-        for position, before in zip(failed.tolist(), attempts, strict=True)
-    ]
-    new = pa.chunked_array([pa.array(errors, ERROR_TYPE)])
-    source = np.arange(table.num_rows, dtype=np.int64)
-    source[failed] = table.num_rows + np.arange(len(failed))
-    table = _set(table, pa.field(ERROR, ERROR_TYPE), _spliced(table[ERROR], new, pa.array(source)))
-    is_touched = np.zeros(table.num_rows, np.bool_)
-    is_touched[computed] = is_touched[failed] = True
-    now = pa.scalar(datetime.now(UTC), ENRICHED_AT_TYPE)
-    stamped = pc.if_else(pa.array(is_touched), now, table[ENRICHED_AT])
-    return _set(table, pa.field(ENRICHED_AT, ENRICHED_AT_TYPE), stamped)
-
-
-def _spliced(old: pa.ChunkedArray, new: pa.ChunkedArray, source: pa.Array) -> pa.ChunkedArray:
-    """Takes each row from `old` followed by `new`; a null source gives a null."""
-    return pa.chunked_array([*old.chunks, *new.chunks], old.type).take(source)
-
-
-def _set(table: pa.Table, declared: pa.Field, values: pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(declared.name), declared, values)
+    return np.array(pc.and_(is_due(table), elsewhere).to_numpy(), np.bool_)
