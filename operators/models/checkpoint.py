@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+RECORD = "tagline.json"  # of where a directory came from; see operators.models.hub
 HUBS = ("damo/", "iic/", "hf://")
 SUFFIXES = (
     ".json",
@@ -106,15 +107,23 @@ def digest(directory: Path) -> str:
 
     The digest of each file is cached by path, size and time of change, so asking again reads nothing.
     """
+    whole = hashlib.sha256()
+    for name, value in file_digests(directory).items():
+        whole.update(f"{name} {value}\n".encode())
+    return whole.hexdigest()
+
+
+def file_digests(directory: Path) -> dict[str, str]:
+    """The sha256 of each file that decides what is computed, by name; cached as `digest` says."""
     files = sorted(
-        path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file()
+        path
+        for path in directory.iterdir()
+        if path.suffix in SUFFIXES and path.name != RECORD and path.is_file()
     )
     cache = _DigestCache(cache_folder() / "digests.json")
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(f"{path.name} {cache.digest(path)}\n".encode())
+    found = {path.name: cache.digest(path) for path in files}
     cache.save()
-    return whole.hexdigest()
+    return found
 
 
 def load_state_dict(path: Path) -> dict[str, "Tensor"]:
@@ -166,7 +175,7 @@ def check_strict(
         ]
         told = "\n".join(lines)
         raise ModelError(
-            f"{source}: the weights do not fit the net that config.json describes\n{told}\n"
+            f"{source}: the weights do not fit the net that its configuration describes\n{told}\n"
             "  the two files belong to different models, or the checkpoint was cut; fetch it again"
         )
 
