@@ -22,7 +22,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, multiprocessing, nn
 
-from operators.training import cosine_rate, flatten, follow, parameter_groups
+from operators.training import flatten, follow, parameter_groups
 
 PROCESSES = 2  # part of the recipe: it fixes which images share a step
 BETAS = (0.9, 0.98)
@@ -42,10 +42,11 @@ class Recipe(Protocol):
 
     images: int
     batch: int
-    peak_rate: float
     decay: float
-    warmup: int
     module: nn.Module
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step."""
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
         """Computes the loss, and its parts for the log, of the batch that begins with image `first`."""
@@ -73,7 +74,18 @@ def embedder(seed: int) -> Recipe:
     return EmbedderRecipe(seed)
 
 
-RECIPES: dict[str, Callable[[int], Recipe]] = {"embedder": embedder}
+def describer(seed: int) -> Recipe:
+    """The recipe of the captioner and the entailment checker, which share their weights."""
+    from operators.embedded.describer_recipe import DescriberRecipe
+
+    return DescriberRecipe(seed)
+
+
+RECIPES: dict[str, Callable[[int], Recipe]] = {
+    "embedder": embedder,
+    "captioner": describer,
+    "entailment": describer,
+}
 
 
 def run(name: str, out: Path, seed: int) -> None:
@@ -124,7 +136,7 @@ def take_step(
 ) -> dict[str, float]:
     """Moves the weights once, by the mean gradient of the processes; returns this one's loss in parts."""
     for group in optimizer.param_groups:
-        group["lr"] = cosine_rate(step, steps, peak=recipe.peak_rate, warmup=recipe.warmup)
+        group["lr"] = recipe.rate(step, steps)
     loss, parts = recipe.loss((step * PROCESSES + rank) * recipe.batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -144,7 +156,9 @@ def measure(recipe: Recipe, average: nn.Module, progress: Progress) -> None:
     """Logs the figures of the averaged weights on scenes that are never trained on."""
     average.eval()
     figures = recipe.evaluate(average, seed=VALIDATION_SEED)
-    log.info("event=measure step=%d images=%d %s", progress.step, shown(recipe, progress), show(figures))
+    log.info(
+        "event=measure step=%d images=%d %s", progress.step, shown(recipe, progress), show(figures)
+    )
 
 
 def publish(
@@ -255,9 +269,13 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; its model goes to OUT/model")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; its model goes to OUT/model"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--export", action="store_true", help="publish the saved state as it is and stop")
+    parser.add_argument(
+        "--export", action="store_true", help="publish the saved state as it is and stop"
+    )
     arguments = parser.parse_args()
     (export_now if arguments.export else run)(arguments.recipe, arguments.out, arguments.seed)
 

@@ -32,7 +32,9 @@ class DenseHeads(nn.Module):
         Shapes: B images, K labels, C cells, D width.
             features (B, C, D); labels (B, K, C) int64, -100 where a cell is not asked; returns ().
         """
-        scores = self.head(self.norm(features)).flatten(0, 1).split(self.sizes, dim=1)  # K of (B C, classes)
+        scores = (
+            self.head(self.norm(features)).flatten(0, 1).split(self.sizes, dim=1)
+        )  # K of (B C, classes)
         losses = [
             functional.cross_entropy(score, label.flatten())
             for score, label in zip(scores, labels.unbind(1), strict=True)
@@ -77,11 +79,27 @@ def cosine_rate(step: int, steps: int, *, peak: float, warmup: int) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def trapezoid_rate(step: int, steps: int, *, peak: float, warmup: int, falling: float) -> float:
+    """The learning rate at a step: a linear warm-up, `peak`, then a straight fall to nothing.
+
+    Args:
+        step: from 0.
+        steps: in all.
+        peak: the highest rate.
+        warmup: steps.
+        falling: share of the steps in which the rate falls; a run can be made longer until then.
+    """
+    return peak * min((step + 1) / warmup, 1.0, (steps - step) / (steps * falling))
+
+
 def parameter_groups(module: nn.Module, *, decay: float) -> list[dict[str, object]]:
     """Splits trainable parameters: matrices and filters are decayed, vectors and scalars are not."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": decay},
+        {
+            "params": [parameter for parameter in trained if parameter.ndim > 1],
+            "weight_decay": decay,
+        },
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
 

@@ -57,7 +57,9 @@ def vary(random: Random, scene: Scene) -> Scene:
 def recount(random: Random, scene: Scene, group: Group) -> Group:
     """The same group with another count; two groups never become two single things, which would be a relation."""
     others = sum(other_group.count for other_group in scene.groups) - group.count
-    counts = [count for count in (1, 2, 3) if count != group.count and count + others != 2 * bool(others)]
+    counts = [
+        count for count in (1, 2, 3) if count != group.count and count + others != 2 * bool(others)
+    ]
     return replace(group, count=random.choice(counts))
 
 

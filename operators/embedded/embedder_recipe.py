@@ -22,9 +22,16 @@ from operators.embedded.curriculum import (
     patch_points,
     training_scenes,
 )
-from operators.embedded.kinds import ANIMAL_STATES, BACKGROUNDS, COLOURS, COUNTS, KINDS, THING_STATES
+from operators.embedded.kinds import (
+    ANIMAL_STATES,
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    KINDS,
+    THING_STATES,
+)
 from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
-from operators.training import DenseHeads, contrastive_loss
+from operators.training import DenseHeads, contrastive_loss, cosine_rate
 
 VISION = {
     "embed_dim": 128,
@@ -50,7 +57,9 @@ PATCHES = VISION["image_resolution"] // VISION["vision_patch_size"]  # a side
 PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP's training images
 PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 MAX_SCALE = 100.0  # of the cosines, as in CLIP
-SHORT_TEXTS = 0.1  # of the captions leave out the background, so that shorter searches are understood
+SHORT_TEXTS = (
+    0.1  # of the captions leave out the background, so that shorter searches are understood
+)
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 OTHER_WORDS = "a an the of to in on at and with is are there it picture background left right above below".split()
 
@@ -77,6 +86,10 @@ class EmbedderRecipe:
         self.heads = DenseHeads(VISION["vision_width"], LABEL_CLASSES)
         self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
 
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step."""
+        return cosine_rate(step, steps, peak=self.peak_rate, warmup=self.warmup)
+
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
         """Computes the loss of the batch whose scenes begin with number `first`."""
         scenes = training_scenes(self.seed, first, self.batch, twins=self.batch // 4)
@@ -84,8 +97,14 @@ class EmbedderRecipe:
         is_short = [random.random() < SHORT_TEXTS for _ in scenes]
         images, states = self.embed_images(pixels_of(scenes))
         scale = self.model.logit_scale.exp().clamp(max=MAX_SCALE)
-        chinese = [caption(scene, short, chinese=True) for scene, short in zip(scenes, is_short, strict=True)]
-        english = [caption(scene, short, chinese=False) for scene, short in zip(scenes, is_short, strict=True)]
+        chinese = [
+            caption(scene, short, chinese=True)
+            for scene, short in zip(scenes, is_short, strict=True)
+        ]
+        english = [
+            caption(scene, short, chinese=False)
+            for scene, short in zip(scenes, is_short, strict=True)
+        ]
         chinese_loss = contrastive_loss(images, self.embed_texts(chinese), scale)
         english_loss = contrastive_loss(images, self.embed_texts(english), scale)
         labels = np.stack([label_points(scene, patch_points(PATCHES)) for scene in scenes])
@@ -120,7 +139,9 @@ class EmbedderRecipe:
         images = nn.functional.normalize(torch.cat(parts), dim=-1)
         figures = {}
         for language in ("zh", "en"):
-            captions = [caption(scene, is_short=False, chinese=language == "zh") for scene in scenes]
+            captions = [
+                caption(scene, is_short=False, chinese=language == "zh") for scene in scenes
+            ]
             texts = nn.functional.normalize(self.embed_texts(captions), dim=-1)
             hits = (texts @ images.T).argmax(1) == torch.arange(count)
             figures[f"recall_{language}"] = hits.float().mean().item()
@@ -134,7 +155,9 @@ class EmbedderRecipe:
         halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
         save_file(halves, directory / "model.safetensors", metadata={"format": "pt"})
         write_json(directory / "vision_model_config.json", VISION)
-        write_json(directory / "text_model_config.json", {"vocab_size": len(self.vocabulary), **TEXT})
+        write_json(
+            directory / "text_model_config.json", {"vocab_size": len(self.vocabulary), **TEXT}
+        )
         write_json(
             directory / "configuration.json",
             {
@@ -150,10 +173,18 @@ class EmbedderRecipe:
 def vocabulary() -> list[str]:
     """Lists the pieces: every character of the Chinese captions, every English word, and letters for the rest."""
     chinese = [where.chinese for where in BACKGROUNDS] + [word for _, word in COLOURS + COUNTS]
-    chinese += [kind.chinese + kind.measure for kind in KINDS] + ["和有在的左边上面下右是个，。一二三"]
+    chinese += [kind.chinese + kind.measure for kind in KINDS] + [
+        "和有在的左边上面下右是个，。一二三"
+    ]
     english = [name for kind in KINDS for name in (kind.name, kind.plural)]
-    english += [word for where in BACKGROUNDS for word in f"{where.english} {where.statement}".split()]
-    english += [word for word, _ in COLOURS + COUNTS] + [*ANIMAL_STATES, *THING_STATES, *OTHER_WORDS]
+    english += [
+        word for where in BACKGROUNDS for word in f"{where.english} {where.statement}".split()
+    ]
+    english += [word for word, _ in COLOURS + COUNTS] + [
+        *ANIMAL_STATES,
+        *THING_STATES,
+        *OTHER_WORDS,
+    ]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = SPECIALS + sorted(set("".join(chinese))) + sorted(set(english))
     pieces += [*letters, *(f"##{letter}" for letter in letters), *",.!?"]
@@ -203,7 +234,9 @@ def published_tensors(model: ChineseCLIPModel) -> dict[str, Tensor]:
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     published = {}
     for name, tensor in state.items():
-        if re.search(r"self_attn\.[kv]_proj", name) or name.endswith(("position_ids", "token_type_ids")):
+        if re.search(r"self_attn\.[kv]_proj", name) or name.endswith(
+            ("position_ids", "token_type_ids")
+        ):
             continue
         if "self_attn.q_proj" in name and name.startswith("vision"):
             tensor = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])

@@ -42,7 +42,13 @@ def say_true(random: Random, scene: Scene) -> str:
 
 def say_false(random: Random, scene: Scene) -> str:
     """A sentence that the picture shows not to be so."""
-    writers: list[Writer] = [say_absent, say_miscounted, say_changed, say_elsewhere, say_state_of_absent]
+    writers: list[Writer] = [
+        say_absent,
+        say_miscounted,
+        say_changed,
+        say_elsewhere,
+        say_state_of_absent,
+    ]
     writers += [say_state_of_absent]
     if any(group.colour is not None for group in scene.groups):
         writers += [say_miscoloured]
@@ -133,7 +139,9 @@ def say_relation(random: Random, scene: Scene) -> str:
 
 def absent_group(random: Random, scene: Scene, count: int | None = None) -> Group:
     """A group of a kind that the scene has not."""
-    absent = [kind for kind in range(len(KINDS)) if kind not in {group.kind for group in scene.groups}]
+    absent = [
+        kind for kind in range(len(KINDS)) if kind not in {group.kind for group in scene.groups}
+    ]
     kind = random.choice(absent)
     colour = random.randrange(len(COLOURS)) if KINDS[kind].is_coloured else None
     return Group(kind, colour, count if count is not None else random.choice((1, 1, 2, 3)))

@@ -60,7 +60,9 @@ class Scene:
     background: int  # index into BACKGROUNDS
     variant: int
     groups: tuple[Group, ...]
-    relation: Relation | None  # between two single things: the first is left of, or above, the second
+    relation: (
+        Relation | None
+    )  # between two single things: the first is left of, or above, the second
     things: tuple[Thing, ...]
 
 
@@ -107,7 +109,9 @@ def sample_groups(
     """Draws groups of different kinds, in the caption's order unless `is_ordered` is false."""
     kinds: list[int] = []
     while len(kinds) < len(counts):
-        kind = random.randrange(len(KINDS) + 4)  # the coloured kinds, last, come up nearly twice as often
+        kind = random.randrange(
+            len(KINDS) + 4
+        )  # the coloured kinds, last, come up nearly twice as often
         kind = kind if kind < len(KINDS) else kind - 4
         if kind not in kinds:
             kinds.append(kind)
@@ -141,7 +145,10 @@ def place(
         size = random.choice(SPRITE_SIZES)
         margin = size // 2 + 2
         x, y = (
-            min(max(CELL * cell + CELL // 2 + random.randint(-JITTER, JITTER), margin), SIZE - margin)
+            min(
+                max(CELL * cell + CELL // 2 + random.randint(-JITTER, JITTER), margin),
+                SIZE - margin,
+            )
             for cell in (column, row)
         )
         things.append(Thing(owner, x, y, size, random.choice(ANGLES)))
