@@ -1,7 +1,7 @@
-"""Model directories: where one lies, what it is, and its weights, read so that nothing in it is executed.
+"""Model directories: where one lies, and its weights, read so that nothing in it is executed.
 
-A directory is in ModelScope's format (`configuration.json` names the task) or Hugging Face's. Weights are
-`model.safetensors` or `pytorch_model.bin`; the latter is unpickled with `weights_only`, which refuses code.
+Weights are `model.safetensors` or `pytorch_model.bin`; the latter is unpickled with `weights_only`,
+which refuses code. `operators.models.directory` tells what a directory holds.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 RECORD = "tagline.json"  # of where a directory came from; see operators.models.hub
 HUBS = ("damo/", "iic/", "hf://")
+CONFIGURATIONS = ("configuration.json", "config.json")
 SUFFIXES = (
     ".json",
     ".txt",
@@ -37,8 +38,8 @@ def resolve(model: str | Path) -> Path:
     """Finds the local directory of a model, fetching it when it lies elsewhere.
 
     Args:
-        model: a directory, `embedded:NAME`, `s3://…`, a ModelScope id `damo/…` or `iic/…`, or `hf://owner/name`;
-            ids may end in `@revision`.
+        model: a directory, `embedded:NAME`, `s3://…`, a ModelScope id `damo/…` or `iic/…`, or
+            `hf://owner/name`; ids may end in `@revision`.
 
     Raises:
         ModelError: there is no such directory.
@@ -55,8 +56,9 @@ def resolve(model: str | Path) -> Path:
 
         return hub.pull(name)
     raise ModelError(
-        f"model {name!r}: no such directory; a model is a local or s3:// directory, a ModelScope id such as "
-        f"'damo/ofa_image-caption_coco_distilled_en', 'hf://owner/name' or 'embedded:NAME'"
+        f"model {name!r}: no such directory; a model is a local or s3:// directory, a ModelScope "
+        "id such as 'damo/ofa_image-caption_coco_distilled_en', 'hf://owner/name' or "
+        "'embedded:NAME'"
     )
 
 
@@ -87,25 +89,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_configuration(directory: Path, task: str) -> dict[str, Any]:
-    """Reads a ModelScope directory's `configuration.json` and checks that it is for `task`.
-
-    Raises:
-        ModelError: there is none, or it is of another task.
-    """
-    configuration = read_json(directory / "configuration.json")
-    found = configuration.get("task")
-    if found != task:
-        raise ModelError(
-            f"{directory}: a model for {found!r}, but {task!r} is needed here; name another model"
-        )
-    return configuration
-
-
 def digest(directory: Path) -> str:
     """Names what a model directory holds: a sha256 over the files that decide what it computes.
 
-    The digest of each file is cached by path, size and time of change, so asking again reads nothing.
+    The digest of each file is cached by path, size and time of change: asking again reads nothing.
     """
     whole = hashlib.sha256()
     for name, value in file_digests(directory).items():
@@ -187,13 +174,9 @@ def _shorten(names: list[str]) -> str:
 
 def _embedded(name: str) -> Path:
     directory = EMBEDDED / name
-    if (
-        name
-        and (directory / "config.json").is_file()
-        or (directory / "configuration.json").is_file()
-    ):
+    if name and any((directory / file).is_file() for file in CONFIGURATIONS):
         return directory
-    there = sorted(path.parent.name for path in EMBEDDED.glob("*/configuration.json"))
+    there = sorted({path.parent.name for path in EMBEDDED.glob("*/config*.json")})
     raise ModelError(f"model 'embedded:{name}': the project ships {', '.join(there) or 'no model'}")
 
 
@@ -226,7 +209,8 @@ def _read_pickle(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         if "nsupported" in str(error):  # torch says Unsupported global, class or operand
             raise ModelError(
-                f"{file}: holds code, not only tensors; refused, nothing was executed ({_first_line(error)})"
+                f"{file}: holds code, not only tensors; refused, nothing was executed "
+                f"({_first_line(error)})"
             ) from error
         raise ModelError(f"{file}: not a file of weights, or damaged; fetch it again") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The sizes of an OFA net, as its directory's `config.json` gives them; defaults are the published class's."""
+"""The sizes of an OFA net, as its directory's `config.json` gives them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +15,7 @@ RESNETS = {  # bottleneck blocks in each of the three stages
     "resnet101": (3, 4, 23),
     "resnet152": (3, 8, 36),
 }
+LONGEST = 1024  # tokens that the published net tells the distances of
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 POSITIVE = (
     "vocab_size",
@@ -33,7 +34,7 @@ POSITIVE = (
 
 @dataclass(frozen=True)
 class OFAConfig:
-    """An OFA net; names are those of the published `config.json`, the last two are ours."""
+    """An OFA net; names and defaults are the published class's, the last two are ours."""
 
     vocab_size: int = 59457
     d_model: int = 512
@@ -103,6 +104,11 @@ class OFAConfig:
         if faults:
             raise ModelError(f"{path}: " + "; ".join(faults))
         return cls(**values)
+
+    @property
+    def positions(self) -> int:
+        """How many tokens a text may have."""
+        return min(self.max_position_embeddings + 2, LONGEST)
 
     @property
     def blocks(self) -> tuple[int, ...]:

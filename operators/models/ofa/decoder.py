@@ -4,6 +4,7 @@ Letters: B rows, M images, T tokens, S positions of the encoder, D width, H head
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,32 @@ from operators.models.ofa.resnet import drop_path_rates
 class Cache:
     """What need not be computed again for the next token.
 
-    Shapes: memory, of each layer, keys and values of M images; past, of each layer, those of B rows' tokens;
-    self_biases, of each layer (1, H, L, L), and memory_bias (1 or M, H, L, S) for texts of up to L tokens.
+    Shapes: memory, of each layer, keys and values of M images; past, of each layer, those of B
+    rows' tokens; self_biases, of each layer (1, H, L, L), and memory_bias (1 or M, H, L, S) for
+    texts of up to L tokens.
     """
 
     memory: list[KeysValues]
     past: list[KeysValues] | None
     self_biases: list[Tensor]
     memory_bias: Tensor
+
+    def follow(self, parents: Tensor) -> None:
+        """Makes each row go on from another; images that no row reads any more are dropped.
+
+        Shapes: parents (B,), rows of the last call, those of one image neighbours and images in
+        order.
+        """
+        if not self.past:
+            raise ValueError("nothing was read yet, so there is no row to go on from")
+        images = self.memory[0][0].shape[0]
+        rows_per_image = self.past[0][0].shape[0] // images
+        kept = torch.unique_consecutive(parents // rows_per_image)
+        if len(kept) < images:
+            self.memory = [(keys[kept], values[kept]) for keys, values in self.memory]
+            if self.memory_bias.shape[0] > 1:
+                self.memory_bias = self.memory_bias[kept]
+        self.past = [(keys[parents], values[parents]) for keys, values in self.past]
 
 
 class Decoder(nn.Module):
@@ -62,7 +81,8 @@ class Decoder(nn.Module):
     def forward(self, memory: Memory, input_ids: Tensor) -> Tensor:
         """Reads a whole text, each token seeing those before it.
 
-        Shapes: input_ids (B, T) int64, padded at the end; returns (B, T, D), to be projected to the vocabulary.
+        Shapes: input_ids (B, T) int64, padded at the end; returns (B, T, D), to be projected to the
+        vocabulary.
         """
         cache = self.start(memory, length=input_ids.shape[1])
         return self.read(input_ids, cache)
@@ -79,7 +99,7 @@ class Decoder(nn.Module):
         if memory.padding is not None:
             memory_bias = memory_bias + mask_out(memory.padding, memory_bias.dtype)
         return Cache(
-            memory=[layer.cross_attn.keys_values(memory.states) for layer in self.layers],
+            memory=[layer.cross_attn.keys_values(memory.states) for layer in self._stack()],
             past=None,
             self_biases=self._self_biases(places),
             memory_bias=memory_bias,
@@ -88,21 +108,26 @@ class Decoder(nn.Module):
     def read(self, input_ids: Tensor, cache: Cache) -> Tensor:
         """Reads the next T tokens of each row and remembers them in the cache.
 
-        Shapes: input_ids (B, T), where B is M, or T is 1 and rows of one image are neighbours; returns (B, T, D).
+        Shapes: input_ids (B, T), where B is M, or T is 1 and rows of one image are neighbours;
+        returns (B, T, D).
         """
         begin = cache.past[0][0].shape[2] if cache.past else 0
         end = begin + input_ids.shape[1]
         x = self._embed(input_ids, begin)  # (B, T, D)
         memory_bias = cache.memory_bias[:, :, begin:end]
         seen: list[KeysValues] = []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._stack()):
             past = cache.past[number] if cache.past else None
             self_bias = cache.self_biases[number][:, :, begin:end, :end]
             y, keys_values = layer(x, self_bias, cache.memory[number], memory_bias, past)
             x = x if self._is_dropped() else y
             seen.append(keys_values)
         cache.past = seen
-        return self.layer_norm(x)
+        normed: Tensor = self.layer_norm(x)
+        return normed
+
+    def _stack(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.layers))
 
     def _is_dropped(self) -> bool:
         return self.training and bool(torch.rand(()) < self.config.decoder_layerdrop)
@@ -111,10 +136,11 @@ class Decoder(nn.Module):
         x = self.embed_scale * self.embed_tokens(input_ids)
         if self.config.entangle_position_embedding and not self.config.disable_entangle:
             x = x + self.embed_positions.weight[begin : begin + input_ids.shape[1]]
-        return self.dropout(self.layernorm_embedding(x))
+        embedded: Tensor = self.dropout(self.layernorm_embedding(x))
+        return embedded
 
     def _self_biases(self, places: Tensor) -> list[Tensor]:
-        """What positions add to attention among tokens, each (1, H, L, L); -inf for those to come."""
+        """What positions add to attention among tokens, each (1, H, L, L); -inf for later ones."""
         length, device = places.shape[1], places.device
         absolute = positions.absolute_bias(
             self.self_pos_q_linear(places),

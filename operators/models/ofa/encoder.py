@@ -1,6 +1,6 @@
 """OFA's encoder: reads an image and a text together.
 
-Letters: B rows, P cells of the image, T tokens, S = P + T positions, D width, H heads, V vocabulary.
+Letters: B rows, P cells of the image, T tokens, S = P + T positions, D width, H heads.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ CELL_PIXELS = 16  # along a side
 class Memory:
     """What the encoder hands to the decoder.
 
-    Shapes: states (B, S, D); padding (B, S), True where a text has ended, or None where none is shorter;
-    places (1, S, D), the position vectors, alike for all rows.
+    Shapes: states (B, S, D); padding (B, S), True where a text has ended, or None where none is
+    shorter; places (1, S, D), the position vectors, alike for all rows.
     """
 
     states: Tensor
@@ -67,7 +67,8 @@ class Encoder(nn.Module):
     def forward(self, features: Tensor, input_ids: Tensor) -> Memory:
         """Reads.
 
-        Shapes: features (B, 1024, h, w) from `embed_images`, P = h w; input_ids (B, T) int64, padded with 1.
+        Shapes: features (B, 1024, h, w) from `embed_images`, P = h w; input_ids (B, T) int64,
+        padded at the end with 1.
         """
         grid = features.shape[-2:]
         words = self.embed_positions.weight[: input_ids.shape[1]]  # (T, D)
@@ -86,7 +87,7 @@ class Encoder(nn.Module):
                 x = layer(x, bias if mask is None else bias + mask)
         return Memory(states=self.layer_norm(x), padding=padding, places=places)
 
-    def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002  torch's signature
+    def train(self, mode: bool = True) -> "Encoder":
         """Forgets the biases kept for inference: weights may change between the two modes."""
         self._kept_biases = None
         return super().train(mode)
@@ -104,23 +105,22 @@ class Encoder(nn.Module):
             x = x + places
         if self.type_embedding is not None:
             x = x + self.type_embedding.weight[kind]
-        return self.dropout(norm(x))
+        embedded: Tensor = self.dropout(norm(x))
+        return embedded
 
     def _places_of_cells(self, height: int, width: int) -> Tensor:
-        """Position vectors of a map, (P, D); stretched from a smaller one where config.json says so."""
-        side, device = self.config.image_bucket_size, self.embed_positions.weight.device
+        """Position vectors of a map, (P, D); `interpolate_position` stretches a smaller map's."""
+        side, table = self.config.image_bucket_size, self.embed_image_positions.weight
         original = self.config.orig_patch_image_size // CELL_PIXELS
         if not (self.config.interpolate_position and height * width > original**2):
-            return self.embed_image_positions(positions.cell_positions(height, width, side, device))
-        cells = positions.cell_positions(original, original, side, device)
-        known = (
-            self.embed_image_positions(cells).view(1, original, original, -1).permute(0, 3, 1, 2)
-        )
+            return table[positions.cell_positions(height, width, side, table.device)]
+        known = table[positions.cell_positions(original, original, side, table.device)]
+        known = known.t().view(1, -1, original, original)  # (1, D, …)
         stretched = functional.interpolate(known, size=(height, width), mode="bilinear")
         return stretched[0].flatten(1).t()
 
     def _biases(self, places: Tensor, grid: torch.Size) -> list[Tensor]:
-        """What positions add to attention in each layer, each (1, H, S, S); kept while not in training."""
+        """What positions add to attention in each layer, each (1, H, S, S); kept for inference."""
         shape = (grid[0], grid[1], places.shape[1])
         if (
             self._kept_biases is not None
@@ -161,7 +161,7 @@ class Encoder(nn.Module):
 
 
 def mask_out(padding: Tensor, dtype: torch.dtype) -> Tensor:
-    """Shapes: padding (B, S), True where nobody may look; returns (B, 1, 1, S), to be added to scores."""
+    """Shapes: padding (B, S), True where nobody may look; returns (B, 1, 1, S), for the scores."""
     mask = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
     return mask.masked_fill(padding, torch.finfo(dtype).min / 2)[:, None, None, :]
 

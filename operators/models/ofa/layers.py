@@ -1,7 +1,7 @@
 """Attention and the two kinds of transformer layer that OFA is made of.
 
-Pre-norm layers with the extra norms of NormFormer (arXiv:2110.09456): one after each attention, one inside the
-feed-forward, and a learned weight for each head.
+Pre-norm layers with the extra norms of NormFormer (arXiv:2110.09456): one after each attention, one
+inside the feed-forward, and a learned weight for each head.
 
 Letters: B rows, T positions asking, S positions asked, D width, H heads, d = D / H.
 """
@@ -47,7 +47,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor | None) -> Tensor:
         """Mixes the values that each position asks for.
 
-        Shapes: x (B, T, D); bias broadcasts to (B, H, T, S) and is added to the scores; returns (B, T, D).
+        Shapes: x (B, T, D); bias broadcasts to (B, H, T, S) and is added to the scores; returns
+        (B, T, D).
         """
         queries = self._split(self.q_proj(x))  # (B, H, T, d)
         mixed = functional.scaled_dot_product_attention(
@@ -58,7 +59,8 @@ class Attention(nn.Module):
             scale=self.scaling,
         )
         weighted = mixed * self.c_attn.view(1, -1, 1, 1)
-        return self.out_proj(weighted.transpose(1, 2).reshape(x.shape))  # (B, T, D)
+        joined: Tensor = self.out_proj(weighted.transpose(1, 2).reshape(x.shape))  # (B, T, D)
+        return joined
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
@@ -67,10 +69,12 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """What both kinds of layer end with: the feed-forward, and how a branch joins its residual."""
 
-    def __init__(self, config: OFAConfig, *, ffn_width: int, drop_path_rate: float) -> None:
+    def __init__(
+        self, config: OFAConfig, *, ffn_width: int, normalize_before: bool, drop_path_rate: float
+    ) -> None:
         super().__init__()
         width = config.d_model
-        self.normalize_before = config.encoder_normalize_before
+        self.normalize_before = normalize_before
         self.activation = ACTIVATIONS[config.activation_function]
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.dropout = nn.Dropout(config.dropout)
@@ -95,17 +99,25 @@ class Layer(nn.Module):
         """Adds a branch to its input; the norm stands before the branch, or after the sum."""
         y = self.dropout(branch(norm(x) if self.normalize_before else x))
         y = x + self.drop_path(y if weight is None else weight * y)
-        return y if self.normalize_before else norm(y)
+        joined: Tensor = y if self.normalize_before else norm(y)
+        return joined
 
     def _two_linears(self, x: Tensor) -> Tensor:
-        return self.fc2(self.ffn_layer_norm(self.activation_dropout(self.activation(self.fc1(x)))))
+        y = self.activation_dropout(self.activation(self.fc1(x)))  # (B, T, ffn_width)
+        narrowed: Tensor = self.fc2(self.ffn_layer_norm(y))  # (B, T, D)
+        return narrowed
 
 
 class EncoderLayer(Layer):
     """Self-attention over image and text, then the feed-forward."""
 
     def __init__(self, config: OFAConfig, drop_path_rate: float) -> None:
-        super().__init__(config, ffn_width=config.encoder_ffn_dim, drop_path_rate=drop_path_rate)
+        super().__init__(
+            config,
+            ffn_width=config.encoder_ffn_dim,
+            normalize_before=config.encoder_normalize_before,
+            drop_path_rate=drop_path_rate,
+        )
         width = config.d_model
         self.self_attn = Attention(config, config.encoder_attention_heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
@@ -117,19 +129,24 @@ class EncoderLayer(Layer):
 
         def attend(y: Tensor) -> Tensor:
             attended = self.self_attn(y, self.self_attn.keys_values(y), bias)
-            return self.self_attn_mid_layer_norm(attended)
+            normed: Tensor = self.self_attn_mid_layer_norm(attended)
+            return normed
 
         x = self.join(x, self.self_attn_layer_norm, attend, self.weight_self_attn)
         return self.feed_forward(x)
 
 
 class DecoderLayer(Layer):
-    """Self-attention over the text so far, attention to the encoder's output, then the feed-forward."""
+    """Self-attention over the text so far, attention to the image, then the feed-forward."""
 
     def __init__(self, config: OFAConfig, drop_path_rate: float) -> None:
-        super().__init__(config, ffn_width=config.decoder_ffn_dim, drop_path_rate=drop_path_rate)
+        super().__init__(
+            config,
+            ffn_width=config.decoder_ffn_dim,
+            normalize_before=config.decoder_normalize_before,
+            drop_path_rate=drop_path_rate,
+        )
         width = config.d_model
-        self.normalize_before = config.decoder_normalize_before
         self.self_attn = Attention(config, config.decoder_attention_heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.self_attn_mid_layer_norm = nn.LayerNorm(width) if config.normformer else nn.Identity()
@@ -149,11 +166,12 @@ class DecoderLayer(Layer):
     ) -> tuple[Tensor, KeysValues]:
         """Reads T more positions.
 
-        Rows that read the same image may come as its neighbours: with M images in `memory` and B rows, row r
-        reads image r // (B / M), whose keys are then multiplied once for all its rows.
+        Rows that read the same image may come as its neighbours: with M images in `memory` and B
+        rows, row r reads image r // (B / M), whose keys are then multiplied once for all its rows.
 
-        Shapes: x (B, T, D); self_bias broadcasts to (B, H, T, S), S counting the past; memory of M rows;
-        memory_bias broadcasts to (M, H, T, its S); returns x and the keys and values of all S positions.
+        Shapes: x (B, T, D), T being 1 where B is not M; self_bias broadcasts to (B, H, T, S), S
+        counting the past; memory of M rows; memory_bias broadcasts to (M, H, T, its S); returns x
+        and the keys and values of all S positions.
         """
         seen: KeysValues = past or (x.new_empty(0), x.new_empty(0))
 
@@ -161,12 +179,14 @@ class DecoderLayer(Layer):
             nonlocal seen
             keys, values = self.self_attn.keys_values(y)
             seen = _append(past, keys, values)
-            return self.self_attn_mid_layer_norm(self.self_attn(y, seen, self_bias))
+            normed: Tensor = self.self_attn_mid_layer_norm(self.self_attn(y, seen, self_bias))
+            return normed
 
         def attend_memory(y: Tensor) -> Tensor:
             grouped = y.reshape(memory[0].shape[0], -1, y.shape[-1])
             attended = self.cross_attn(grouped, memory, memory_bias)
-            return self.cross_attn_mid_layer_norm(attended.view(y.shape))
+            normed: Tensor = self.cross_attn_mid_layer_norm(attended.view(y.shape))
+            return normed
 
         x = self.join(x, self.self_attn_layer_norm, attend, self.weight_self_attn)
         x = self.join(x, self.cross_attn_layer_norm, attend_memory, self.weight_cross_attn)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from operators.models.checkpoint import check_strict, load_state_dict
 from operators.models.ofa.config import OFAConfig
@@ -43,8 +44,8 @@ class OFAModel(nn.Module):
     def forward(self, patch_images: Tensor, input_ids: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Scores every vocabulary entry as the next token, after each token of the answer.
 
-        Shapes: patch_images (B, 3, S, S), normalised; input_ids (B, T) and decoder_input_ids (B, U) int64, padded
-        at the end with 1; returns (B, U, V), logits.
+        Shapes: patch_images (B, 3, S, S), normalised; input_ids (B, T) and decoder_input_ids (B, U)
+        int64, padded at the end with 1; returns (B, U, V), logits.
         """
         features = self.encode_image_features(patch_images)
         return self.answer(features, input_ids, decoder_input_ids)
@@ -58,7 +59,7 @@ class OFAModel(nn.Module):
         return features
 
     def answer(self, features: Tensor, input_ids: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        """Does what `forward` does, from features; repeat their rows for several prompts an image."""
+        """Does what `forward` does, from features; repeat their rows for several prompts."""
         memory = self.encode(features, input_ids)
         return self.logits(self.decoder(memory, decoder_input_ids))
 
@@ -67,10 +68,13 @@ class OFAModel(nn.Module):
         memory: Memory = self.encoder(features, input_ids)
         return memory
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Shapes: states (…, D) of the decoder; returns (…, V)."""
-        logits: Tensor = self.decoder.output_projection(states)
-        return logits
+    def logits(self, states: Tensor, tokens: list[int] | None = None) -> Tensor:
+        """Scores the vocabulary, or some tokens of it.
+
+        Shapes: states (…, D) of the decoder; returns (…, V), or (…, number of `tokens`).
+        """
+        weight: Tensor = self.decoder.output_projection.weight
+        return functional.linear(states, weight if tokens is None else weight[tokens])
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """The tensors to write to a file: each tied one once."""
@@ -96,7 +100,7 @@ class OFAModel(nn.Module):
 
 
 def load(directory: Path) -> OFAModel:
-    """Builds the net that `config.json` describes and fills it with the directory's weights, in float32.
+    """Builds the net that `config.json` describes, with the directory's weights, in float32.
 
     Returns:
         in evaluation mode, on the CPU.
@@ -123,5 +127,6 @@ def _check_tied(found: dict[str, Tensor], tied: tuple[str, ...], directory: Path
     for name in tied:
         if name in found and not torch.equal(found[name], found[SOURCE_OF_TIED]):
             raise ModelError(
-                f"{directory}: {name} differs from {SOURCE_OF_TIED}, and config.json says that they are one tensor"
+                f"{directory}: {name} differs from {SOURCE_OF_TIED}, but config.json says that "
+                "they are one tensor"
             )

@@ -1,8 +1,9 @@
 """Where a token or a cell of an image stands, as a bias on attention.
 
-Two parts are added to every attention score. The absolute one compares learned vectors of the two positions and is
-shared by all layers. The relative one looks a number up for their distance, in a table of each layer: for words
-distances grow coarser with a logarithm, cells have an entry for each offset in rows and columns.
+Two parts are added to every attention score. The absolute one compares learned vectors of the two
+positions and is shared by all layers. The relative one looks a number up for their distance, in a
+table of each layer: for words distances grow coarser with a logarithm, cells have an entry for each
+offset in rows and columns.
 
 Both depend on the shape of a batch alone, so they are computed once and broadcast over it.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-LONGEST = 1024  # tokens apart, where the last bucket ends; the same in every published size
+from operators.models.ofa.config import LONGEST
 
 
 def token_buckets(length: int, bucket_size: int, device: torch.device | None = None) -> Tensor:
@@ -81,7 +82,8 @@ def absolute_bias(queries: Tensor, keys: Tensor, heads: int, scale_factor: float
     Shapes: queries (1, R, D), keys (1, C, D); returns (1, heads, R, C).
     """
     scale = float(queries.shape[-1] / heads * scale_factor) ** -0.5
-    return _heads(queries, heads) * scale @ _heads(keys, heads).transpose(2, 3)
+    bias: Tensor = _heads(queries, heads) * scale @ _heads(keys, heads).transpose(2, 3)
+    return bias
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The first three stages of a ResNet with bottleneck blocks: what OFA sees an image with.
 
-He et al. 2015, arXiv:1512.03385, with the stride in the 3 x 3 convolution. Every published depth uses
-bottlenecks, the 18 and 34 layer ones too.
+He et al. 2015, arXiv:1512.03385, with the stride in the 3 x 3 convolution. Every published depth
+uses bottlenecks, the 18 and 34 layer ones too.
 """
 
 import torch
@@ -32,7 +32,8 @@ class ResNet(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Sees.
 
-        Shapes: B images, S pixels a side; pixels (B, 3, S, S); returns (B, 1024, S / 16, S / 16), rounded up.
+        Shapes: B images, S pixels a side; pixels (B, 3, S, S); returns (B, 1024, S / 16, S / 16),
+        rounded up.
         """
         x = pixels.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, S/4, S/4)
@@ -40,7 +41,7 @@ class ResNet(nn.Module):
         return features
 
     def fold_batch_norms(self) -> None:
-        """Puts each batch norm into the convolution before it: faster, and no longer to be trained."""
+        """Puts each batch norm into the convolution before it: faster, but not to be trained."""
         _fold(self, "conv1", "bn1")
         for module in self.modules():
             if isinstance(module, Bottleneck):

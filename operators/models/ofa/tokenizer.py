@@ -1,11 +1,10 @@
 """Text to tokens and back, by the `vocab.json` and `merges.txt` of an OFA directory.
 
-Byte-level BPE as in GPT-2. The published vocabulary is followed by 8192 image codes and 1000 coordinate
-bins, which text may name, too; a small one may hold whole words, merged from their letters, and no
-letters at all.
+Byte-level BPE as in GPT-2. The published vocabulary is followed by 8192 image codes and 1000
+coordinate bins, which text may name, too. A small one may hold whole words, merged from their
+letters, without the letters themselves.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -52,7 +51,7 @@ class OFATokenizer:
         return [token if token < self.size else UNK for token in tokens]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Joins tokens to a text; special ones are left out, codes and bins stand between blanks."""
+        """Joins tokens to a text, without special ones; codes and bins stand between blanks."""
         parts: list[str] = []
         letters = ""
         for token in tokens:

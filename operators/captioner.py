@@ -1,0 +1,223 @@
+"""Writes a sentence about each image.
+
+The model's directory tells which net it is; OFA's published pipeline is followed to the letter, so
+captions and scores are those of ModelScope. Alternatives are kept, for the best sentence of a beam
+search is not always the truest.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import pyarrow as pa
+
+from operators.base import fingerprint
+from operators.images import decode_column
+from operators.models import checkpoint
+from operators.models.directory import expect
+from operators.models.ofa.config import OFAConfig
+from operators.models.ofa.settings import Settings
+from schemas.enriched import IMAGE_ENCODED, caption_schema
+from schemas.errors import ConfigError, ModelError, RowFault, RowFaults
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from operators.models.ofa.captions import OFACaptions
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
+BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What may be said about an image; the score is the mean log probability of its tokens."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The best sentence, and all that the search finished: best first, the best one included."""
+
+    text: str
+    score: float
+    alternatives: tuple[Sentence, ...]
+
+
+class Captioner:
+    """Describes images by beam search.
+
+    Args:
+        model: a directory, `embedded:captioner`, an s3:// directory or a hub's id.
+        name: the column to write.
+        precision: of the arithmetic.
+        upstream_keys: none are needed, as only the image is read; taken so that all operators are
+            built alike.
+        beam_size: sentences followed at once, and kept as alternatives.
+        max_tokens: longest sentence.
+        min_tokens: shortest.
+        no_repeat_ngram: how many tokens in a row never occur twice in a sentence; 0 allows all.
+            For these four, None takes what the directory's configuration.json says.
+
+    Raises:
+        ConfigError: an option has no such value.
+        ModelError: the directory is missing, damaged or of another task.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str = "caption",
+        precision: Precision = "float32",
+        upstream_keys: Mapping[str, str] | None = None,
+        beam_size: int | None = None,
+        max_tokens: int | None = None,
+        min_tokens: int | None = None,
+        no_repeat_ngram: int | None = None,
+    ) -> None:
+        given = {
+            "beam_size": beam_size,
+            "max_tokens": max_tokens,
+            "min_tokens": min_tokens,
+            "no_repeat_ngram": no_repeat_ngram,
+        }
+        self.directory = checkpoint.resolve(model)
+        self.options = _resolve(self.directory, given)
+        _check_options(name, self.options, precision, self.directory)
+        self.name = name
+        self.precision = precision
+        self.reads = (IMAGE_ENCODED,)
+        self.writes = caption_schema(name)
+        self.batch_rows = BATCH_ROWS
+        self.description: Mapping[str, Any] = {
+            "operator": "captioner",
+            "code": CODE_VERSION,
+            "weights": checkpoint.digest(self.directory),
+            "options": dict(self.options),
+            "precision": precision,
+            "upstream": dict(upstream_keys or {}),
+        }
+        self.key = fingerprint(self.description)
+        self._net: OFACaptions | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles all but the weights; `load` reads them again where they are needed."""
+        return {**self.__dict__, "_net": None}
+
+    def load(self) -> None:
+        """Reads the weights, to a CUDA device where there is one.
+
+        Raises:
+            ModelError: the weights are damaged, or are not those the configuration describes.
+        """
+        self._loaded()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Captions the image of every row.
+
+        Raises:
+            RowFaults: names the rows whose image cannot be read or whose scores are not finite.
+        """
+        captions = self.caption(decode_column(table[IMAGE_ENCODED]))
+        alternatives = [
+            [{"text": sentence.text, "score": sentence.score} for sentence in caption.alternatives]
+            for caption in captions
+        ]
+        columns = [[c.text for c in captions], [c.score for c in captions], alternatives]
+        return pa.table(
+            [
+                pa.array(values, field.type)
+                for values, field in zip(columns, self.writes, strict=True)
+            ],
+            schema=self.writes,
+        )
+
+    def caption(self, images: "Sequence[Image]") -> list[Caption]:
+        """Describes photographs.
+
+        Args:
+            images: any number, of any size and mode; each is resized to the model's square (480 x
+                480 pixels for the published ones) without cropping.
+
+        Returns:
+            one caption an image, in the order given; texts are without punctuation, as published.
+
+        Raises:
+            RowFaults: a score is not finite; names the position of the image.
+
+        Source: OFA, arXiv:2202.03052.
+        """
+        net = self._loaded()
+        found: list[list[tuple[str, float]]] = []
+        for start in range(0, len(images), self.batch_rows):
+            found += net.describe(images[start : start + self.batch_rows])
+        _check_finite(found)
+        return [_caption([Sentence(*sentence) for sentence in sentences]) for sentences in found]
+
+    def _loaded(self) -> "OFACaptions":
+        if self._net is None:
+            from operators.models.ofa.captions import OFACaptions
+
+            self._net = OFACaptions(self.directory, self.options, self.precision)
+        return self._net
+
+
+def _resolve(directory: Path, given: Mapping[str, int | None]) -> dict[str, float]:
+    """What the directory says, under what was given."""
+    content = expect(directory, "captioner")
+    if content.architecture != "ofa":
+        raise ModelError(
+            f"{directory}: a captioner of the architecture {content.architecture!r}, "
+            "which this version cannot run; it runs 'ofa'"
+        )
+    chosen = {option: value for option, value in given.items() if value is not None}
+    return {**Settings.read(directory).search, **chosen}
+
+
+def _check_options(
+    name: str, options: Mapping[str, float], precision: str, directory: Path
+) -> None:
+    positions = OFAConfig.read(directory).positions
+    faults = [
+        f"{option} is {options[option]!r}, but it must be a whole number of at least {least}"
+        for option, least in (
+            ("beam_size", 1),
+            ("max_tokens", 1),
+            ("min_tokens", 0),
+            ("no_repeat_ngram", 0),
+        )
+        if type(options[option]) is not int or options[option] < least
+    ]
+    if not faults and not options["min_tokens"] <= options["max_tokens"] < positions:
+        faults.append(
+            f"min_tokens is {options['min_tokens']} and max_tokens {options['max_tokens']}, but "
+            f"min_tokens <= max_tokens <= {positions - 1} must hold"
+        )
+    if precision not in get_args(Precision):
+        choices = ", ".join(map(repr, get_args(Precision)))
+        faults.append(f"precision is {precision!r}; it may be {choices}")
+    if faults:
+        raise ConfigError(f"operator {name!r}: " + "; ".join(faults))
+
+
+def _check_finite(found: Sequence[Sequence[tuple[str, float]]]) -> None:
+    message = "the caption's score is not finite; check the model with `tagline models verify`"
+    faults = {
+        position: RowFault("model", message)
+        for position, sentences in enumerate(found)
+        if not sentences or not all(math.isfinite(score) for _, score in sentences)
+    }
+    if faults:
+        raise RowFaults(faults)
+
+
+def _caption(sentences: Sequence[Sentence]) -> Caption:
+    best = sentences[0]
+    return Caption(text=best.text, score=best.score, alternatives=tuple(sentences))

@@ -1,0 +1,80 @@
+"""Describes images with OFA, as ModelScope's image-captioning pipeline does."""
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from operators.models.beam import Beam, search
+from operators.models.ofa.decoder import Cache
+from operators.models.ofa.model import OFAModel
+from operators.models.ofa.reader import Reader
+from operators.models.ofa.tokenizer import BOS, EOS, PAD, UNK
+from schemas.errors import ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+QUESTION = " what does the image describe?"  # the blank in front is part of it
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class OFACaptions:
+    """Writes sentences about images.
+
+    Args:
+        directory: an OFA directory of the task image-captioning.
+        options: fields of `Beam`.
+        precision: of the arithmetic.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the files do not fit each other.
+    """
+
+    def __init__(self, directory: Path, options: Mapping[str, float], precision: str) -> None:
+        self.reader = Reader.load(directory, precision=precision)
+        self.beam = Beam(**options, begin=BOS, pad=PAD, end=EOS, unknown=UNK)  # type: ignore[arg-type]
+        self.question = self.reader.source(self.reader.settings.prompt or QUESTION)
+        if len(self.question) > self.reader.net.config.positions:
+            raise ModelError(
+                f"{directory}: the prompt in configuration.json has {len(self.question)} tokens, "
+                f"but the net in config.json {self.reader.net.config.positions} positions"
+            )
+
+    def describe(self, images: "Sequence[Image]") -> list[list[tuple[str, float]]]:
+        """Finds the sentences that fit each image best.
+
+        Returns:
+            for each image its finished sentences with their scores, best first; none where the net
+            computes no finite score.
+        """
+        with self.reader.arithmetic():
+            net = self.reader.net
+            features = self.reader.see(images)
+            question = torch.tensor([self.question], device=self.reader.device)
+            memory = net.encode(features, question.expand(len(images), -1))
+            cache = net.decoder.start(memory, length=self.beam.max_tokens + 1)
+            writer = _Writer(net, cache)
+            found = search(writer, len(images), self.beam, device=self.reader.device)
+        return [[(self._clean(h.tokens), h.score) for h in hypotheses] for hypotheses in found]
+
+    def _clean(self, tokens: Sequence[int]) -> str:
+        text = self.reader.tokenizer.decode(tokens).strip()
+        return text.translate(PUNCTUATION).strip()
+
+
+class _Writer:
+    """The decoder as beam search wants it: reads the newest token of each row, keeps the rest."""
+
+    def __init__(self, net: OFAModel, cache: Cache) -> None:
+        self.net = net
+        self.cache = cache
+
+    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+        if parents is not None:
+            self.cache.follow(parents)
+        states = self.net.decoder.read(tokens[:, -1:], self.cache)
+        return self.net.logits(states[:, 0])
