@@ -32,6 +32,7 @@ from schemas.errors import RowFault, RowFaults
 PIXEL_LIMIT = 178_956_970  # pixels; Pillow's own bound for a decompression bomb
 DECODED_BYTES = 256_000_000  # held by the images of one batch; a larger batch is halved
 PIXEL_BYTES = 4  # Pillow keeps RGB in four bytes a pixel
+COEFFICIENT_BYTES = 6  # libjpeg holds a progressive file whole: 3 channels of 16 bits a pixel
 SUPPORTED = "JPEG, PNG, WebP, GIF, BMP and TIFF"
 
 
@@ -141,6 +142,15 @@ def verify(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
     image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
     _load(image)
     return (height, width) if _orientation(image) in _QUARTER_TURNS else (width, height)
+
+
+def verified_bytes(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> int:
+    """Memory that `verify` will take, judged on the header; raises as it does."""
+    image = _open(encoded, pixel_limit)
+    pixels = image.size[0] * image.size[1]
+    if image.format != "JPEG":
+        return pixels * PIXEL_BYTES
+    return pixels * COEFFICIENT_BYTES if image.info.get("progressive") else pixels // 16
 
 
 def decode_column(column: pa.ChunkedArray, *, pixel_limit: int = PIXEL_LIMIT) -> list[Image.Image]:

@@ -122,7 +122,7 @@ class Limits(_Strict):
 
     error_fraction: float = Field(default=0.05, ge=0, le=1)
     image_bytes: ByteSize = Field(default=ByteSize(50_000_000), gt=0)
-    image_pixels: int = Field(default=178_956_970, ge=1)
+    image_pixels: int = Field(default=178_956_970, ge=1, le=178_956_970)
     attempts: int = Field(default=3, ge=1)
 
 

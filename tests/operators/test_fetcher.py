@@ -1,0 +1,407 @@
+"""Which images are fetched, from a disk and a real S3 server, and what becomes of the others."""
+
+import errno
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from operators import fetcher as fetcher_module
+from operators.base import apply
+from operators.fetcher import Fetcher, dependent_keys
+from operators.images import decode
+from operators.policy import Policy
+from operators.sources import Opened
+from schemas.errors import RowFault, RowFaults
+from tests import s3
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 16), kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, kind)
+    return target.getvalue()
+
+
+class Sees:
+    """An operator that writes the width of the image it saw."""
+
+    reads: tuple[str, ...] = ("image_encoded",)
+
+    def __init__(self, name: str = "sees", key: str = "key-1") -> None:
+        self.name = name
+        self.key = key
+        self.description = {"operator": name}
+        self.writes = pa.schema([(name, pa.int64())])
+        self.batch_rows = 3
+
+    def load(self) -> None: ...
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        widths = [decode(encoded).size[0] for encoded in table["image_encoded"].to_pylist()]
+        return pa.table({self.name: widths})
+
+
+class Reads(Sees):
+    """An operator that sees no image, only what another made of it."""
+
+    def __init__(self, name: str, column: str) -> None:
+        super().__init__(name)
+        self.reads = (column,)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.rename_columns([self.name])
+
+
+def local(folder: Path, operators: Any = None, **options: Any) -> Fetcher:
+    chain = [Sees()] if operators is None else operators
+    return Fetcher(chain, Policy(str(folder)), retry_seconds=(0.0, 0.0), **options)
+
+
+def shard(*uris: str | None, **columns: Any) -> pa.Table:
+    ids = [f"{number:03}" for number in range(len(uris))]
+    return pa.table({"image_id": ids, "uri": pa.array(uris, pa.string()), **columns})
+
+
+def codes(table: pa.Table) -> list[str | None]:
+    return [error and error["code"] for error in table["error"].to_pylist()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    return tmp_path
+
+
+def test_bytes_digest_and_size_stand_beside_their_uris(folder):
+    result = local(folder)(shard("3.png", "0.png", str(folder / "1.png")))
+    for row, number in zip(result.to_pylist(), (3, 0, 1), strict=True):
+        encoded = picture(number)
+        assert row["image_encoded"] == encoded
+        assert row["image_sha256"] == hashlib.sha256(encoded).hexdigest()
+        assert (row["image_width"], row["image_height"]) == (24, 16)
+        assert row["image_size"] == len(encoded)
+        assert row["image_etag"].startswith(f"{len(encoded)}-")
+        assert row["error"] is None
+    assert result["image_id"].to_pylist() == ["000", "001", "002"]
+
+
+def test_twice_is_once(folder):
+    once = apply(Sees(), local(folder)(shard("0.png", "nowhere.png")))
+    again = local(folder)(once)
+    assert again.equals(once)
+
+
+class Counting:
+    """Stands before a source and counts what it is asked."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.opened_paths: list[str] = []
+
+    def opened(self, place: Any) -> Any:
+        self.opened_paths.append(Path(place.path).name)
+        return self.source.opened(place)
+
+    def etag(self, place: Any) -> str | None:
+        return self.source.etag(place)
+
+
+def counted(fetcher: Fetcher) -> list[str]:
+    source = Counting(fetcher._sources["file"])
+    fetcher._sources["file"] = source
+    return source.opened_paths
+
+
+def test_an_image_is_not_fetched_when_nothing_stale_needs_it(folder):
+    error = {"stage": "sees", "code": "model", "message": "", "transient": False, "attempts": 1}
+    table = shard(
+        *[f"{number}.png" for number in range(5)],
+        sees_key=["key-1", None, "old", None, None],
+        is_due=[True, True, True, False, True],
+        error=[None, None, None, None, error],
+    )
+    fetcher = local(folder)
+    paths = counted(fetcher)
+    result = fetcher(table)
+    assert sorted(paths) == ["1.png", "2.png"]
+    assert result["image_encoded"].is_valid().to_pylist() == [False, True, True, False, False]
+
+
+def test_operators_that_see_no_image_fetch_none(folder):
+    fetcher = local(folder, [Reads("length", "uri")])
+    paths = counted(fetcher)
+    assert fetcher(shard("0.png"))["image_encoded"].null_count == 1
+    assert paths == []
+
+
+def test_other_bytes_under_a_uri_null_the_keys_of_all_that_came_from_them(folder):
+    chain = [Sees("a"), Reads("b", "a"), Reads("c", "uri"), Reads("d", "b"), Sees("e")]
+    assert dependent_keys(chain) == ("a_key", "b_key", "d_key", "e_key")
+    keys = {f"{name}_key": ["key-1", "key-1"] for name in "abcd"}
+    digests = [hashlib.sha256(picture(0)).hexdigest(), "of other bytes"]
+    table = shard("0.png", "1.png", image_sha256=digests, e_key=["old", "old"], **keys)
+    result = local(folder, chain)(table)
+    assert result["a_key"].to_pylist() == ["key-1", None]
+    assert result["b_key"].to_pylist() == ["key-1", None]
+    assert result["c_key"].to_pylist() == ["key-1", "key-1"]
+    assert result["d_key"].to_pylist() == ["key-1", None]
+    assert result["e_key"].to_pylist() == ["old", None]
+
+
+def test_refresh_looks_at_etags_and_fetches_what_changed(folder):
+    table = apply(Sees(), local(folder)(shard("0.png", "1.png", "2.png"))).drop_columns(
+        ["image_encoded"]
+    )
+    (folder / "1.png").write_bytes(picture(9, (50, 10)))
+    fetcher = local(folder, refresh=True)
+    paths = counted(fetcher)
+    result = apply(Sees(), fetcher(table))
+    assert paths == ["1.png"]
+    assert result["sees"].to_pylist() == [24, 50, 24]
+    assert result["image_sha256"][1].as_py() == hashlib.sha256(picture(9, (50, 10))).hexdigest()
+
+
+def test_every_fault_has_its_code_and_the_neighbours_are_right(folder):
+    good = picture(7)
+    bad = {
+        "empty.jpg": (b"", "empty"),
+        "page.jpg": (b"<!DOCTYPE html><html></html>", "not_an_image"),
+        "cut.png": (good[: len(good) // 2], "truncated"),
+        "large.png": (picture(8, (300, 300)), "too_large"),
+        "bomb.png": (picture(8, (150, 10)), "bomb"),
+        "vector.svg": (b"<svg xmlns='x'/>", "unsupported_format"),
+    }
+    for name, (data, _) in bad.items():
+        (folder / name).write_bytes(data)
+    expected = [code for _, code in bad.values()] + ["missing", "missing", "policy", "policy"]
+    uris = [*bad, "nowhere.png", ".", "../x.png", None]
+    mixed = [uri for pair in zip(uris, ["0.png"] * len(uris), strict=True) for uri in pair]
+    fetcher = local(folder, image_bytes=100_000, pixel_limit=1000)
+    result = apply(Sees(), fetcher(shard(*mixed)))
+    assert codes(result)[::2] == expected
+    assert codes(result)[1::2] == [None] * len(uris)
+    assert result["sees"].to_pylist() == [None, 24] * len(uris)
+    for row in result.to_pylist()[::2]:
+        assert (row["error"]["stage"], row["error"]["attempts"]) == ("fetch", 1)
+        assert row["error"]["transient"] is False
+        assert row["image_sha256"] is None
+        assert row["image_encoded"] is None
+        assert row["sees_key"] is None
+        assert row["enriched_at"] is not None
+
+
+def test_a_failed_fetch_counts_the_attempts_before(folder):
+    result = local(folder)(shard("nowhere.png", attempts=pa.array([2], pa.int32())))
+    assert result["error"][0]["attempts"].as_py() == 3
+
+
+def test_a_pipe_is_never_opened(folder):
+    import os
+
+    os.mkfifo(folder / "pipe.jpg")
+    assert codes(local(folder)(shard("pipe.jpg"))) == ["policy"]
+
+
+def test_bytes_beyond_what_may_travel_are_fetched_again_by_the_operators(folder, monkeypatch):
+    monkeypatch.setattr(fetcher_module, "TRAVELLING_BYTES", len(picture(0)) * 2 + 10)
+    fetcher = local(folder)
+    fetched = fetcher(shard(*[f"{number}.png" for number in range(5)]))
+    assert fetched["image_encoded"].null_count == 3
+    assert fetched["image_sha256"].null_count == 0
+    result = apply(Sees(), fetched, fetch=fetcher.fill)
+    assert result["sees"].to_pylist() == [24] * 5
+    assert result["image_encoded"].null_count == 3
+
+
+def test_an_image_that_changed_meanwhile_is_not_mixed_with_the_old(folder, monkeypatch):
+    monkeypatch.setattr(fetcher_module, "TRAVELLING_BYTES", 1)
+    fetcher = local(folder)
+    fetched = fetcher(shard("0.png", "1.png", "2.png"))
+    (folder / "2.png").write_bytes(picture(9))
+    result = apply(Sees(), fetched, fetch=fetcher.fill)
+    assert codes(result) == [None, None, "unavailable"]
+    assert result["error"][2]["stage"].as_py() == "fetch"
+    assert result["error"][2]["transient"].as_py() is True
+
+
+def test_filling_names_every_row_it_cannot_fill(folder):
+    empty = pa.array([None, b"kept", None], pa.large_binary())
+    table = shard("nowhere.png", "1.png", "0.png", image_encoded=empty)
+    with pytest.raises(RowFaults) as raised:
+        local(folder).fill(table)
+    assert {at: fault.code for at, fault in raised.value.faults.items()} == {0: "missing"}
+    filled = local(folder).fill(table.slice(1))
+    assert filled["image_encoded"].to_pylist() == [b"kept", picture(0)]
+
+
+class Flaky:
+    """A source that fails so often before it answers."""
+
+    def __init__(self, failures: int, fault: RowFault) -> None:
+        self.failures = failures
+        self.fault = fault
+        self.calls = 0
+
+    def opened(self, place: Any) -> Any:
+        from contextlib import nullcontext
+
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.fault
+        return nullcontext(Opened(None, None, lambda limit: picture(0)))
+
+    def etag(self, place: Any) -> str | None:
+        return None
+
+
+@pytest.mark.parametrize(("failures", "code"), [(1, None), (2, None), (3, "unavailable")])
+def test_a_transient_fault_is_tried_again_before_it_is_an_error(folder, failures, code):
+    fetcher = local(folder, threads=1)
+    source = Flaky(failures, RowFault("unavailable", "down", transient=True))
+    fetcher._sources["file"] = source
+    assert codes(fetcher(shard("0.png"))) == [code]
+    assert source.calls == 3 if code else failures + 1
+
+
+def test_a_lasting_fault_is_not_tried_again(folder):
+    fetcher = local(folder)
+    source = Flaky(9, RowFault("forbidden", "no"))
+    fetcher._sources["file"] = source
+    fetcher(shard("0.png"))
+    assert source.calls == 1
+
+
+def test_a_store_that_stays_away_is_tried_only_once_for_each_further_image(folder):
+    fetcher = local(folder, threads=1)
+    source = Flaky(99, RowFault("unavailable", "down", transient=True))
+    fetcher._sources["file"] = source
+    result = fetcher(shard("0.png", "1.png", "2.png"))
+    assert source.calls == 3 + 1 + 1
+    assert [error["transient"] for error in result["error"].to_pylist()] == [True] * 3
+
+
+def test_a_disk_that_fails_is_unavailable(folder, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    fetcher = local(folder)
+    monkeypatch.setattr("operators.sources.os.stat", fail)
+    with pytest.raises(RowFault, match="Input/output error") as raised:
+        fetcher.image("0.png")
+    assert (raised.value.code, raised.value.transient) == ("unavailable", True)
+
+
+def test_a_fetcher_travels_between_processes(folder):
+    fetcher = pickle.loads(pickle.dumps(local(folder)))
+    assert codes(fetcher(shard("0.png"))) == [None]
+
+
+def test_an_empty_shard_gets_the_columns(folder):
+    result = local(folder)(shard())
+    assert {"image_sha256", "image_encoded", "error"} <= set(result.column_names)
+
+
+def test_many_threads_never_hold_more_than_their_share(folder, monkeypatch):
+    size = len(picture(0))
+    monkeypatch.setattr(fetcher_module, "READING_BYTES", size * 2 + 1)
+    held, most = [0], [0]
+    real = fetcher_module._Budget.taken
+
+    def watched(budget: Any, wanted: int) -> Any:
+        most[0] = max(most[0], budget.total - budget.left)
+        held[0] += 1
+        return real(budget, wanted)
+
+    monkeypatch.setattr(fetcher_module._Budget, "taken", watched)
+    result = local(folder, image_bytes=size + 1000)(shard(*["0.png", "1.png"] * 20))
+    assert codes(result) == [None] * 40
+    assert held[0] == 80
+    assert 0 < most[0] <= size * 2 + 1000
+
+
+@pytest.fixture
+def stored(s3_bucket: str, s3_endpoint: str) -> str:
+    client = s3.client(s3_endpoint)
+    bucket = s3_bucket.removeprefix("s3://")
+    client.put_object(Bucket=bucket, Key="a b/0.png", Body=picture(0))
+    client.put_object(Bucket=bucket, Key="large.png", Body=picture(1, (400, 300)))
+    client.put_object(Bucket=bucket, Key="cut.png", Body=picture(1)[:200])
+    client.put_object(Bucket=bucket, Key="empty.png", Body=b"")
+    return s3_bucket
+
+
+def remote(bucket: str, **options: Any) -> Fetcher:
+    policy = Policy(f"{bucket}/manifest/", buckets=(bucket.removeprefix("s3://"),))
+    return Fetcher([Sees()], policy, retry_seconds=(0.0,), **options)
+
+
+def test_objects_are_fetched_from_s3(stored):
+    names = ["a b/0.png", "large.png", "cut.png", "empty.png", "nowhere.png"]
+    table = shard(*[f"{stored}/{name}" for name in names], "s3://no-such-bucket/x.png", "0.png")
+    result = remote(stored, image_bytes=100_000)(table)
+    assert codes(result) == [None, "too_large", "truncated", "empty", "missing", "policy", "policy"]
+    row = result.to_pylist()[0]
+    assert row["image_encoded"] == picture(0)
+    assert row["image_etag"] == f'"{hashlib.md5(picture(0)).hexdigest()}"'
+
+
+def test_a_bucket_that_is_not_there_is_missing(stored):
+    fetcher = Fetcher([Sees()], Policy(), retry_seconds=())
+    assert codes(fetcher(shard("s3://no-such-bucket/x.png", f"{stored}/a b/0.png"))) == [
+        "missing",
+        None,
+    ]
+
+
+def test_refresh_asks_s3_for_etags(stored):
+    first = apply(Sees(), remote(stored)(shard(f"{stored}/a b/0.png", f"{stored}/large.png")))
+    result = remote(stored, refresh=True)(first.drop_columns(["image_encoded"]))
+    assert result["image_encoded"].null_count == 2
+    assert result["sees_key"].null_count == 0
+
+
+def test_a_store_that_refuses_is_forbidden(stored, monkeypatch):
+    import botocore.exceptions
+
+    def refuse(*_: object, **__: object) -> None:
+        answer = {"Error": {"Code": "AccessDenied", "Message": "no"}}
+        raise botocore.exceptions.ClientError(answer, "GetObject")
+
+    import aiobotocore.client
+
+    monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", refuse)
+    assert codes(remote(stored)(shard(f"{stored}/a b/0.png"))) == ["forbidden"]
+
+
+def test_a_store_that_is_down_is_a_transient_error_and_mends(stored, monkeypatch, s3_endpoint):
+    import s3fs
+
+    table = shard(f"{stored}/a b/0.png", f"{stored}/nowhere.png")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    result = remote(stored)(table)
+    assert codes(result) == ["unavailable"] * 2
+    assert [error["transient"] for error in result["error"].to_pylist()] == [True, True]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert codes(remote(stored)(table)) == [None, "missing"]
+
+
+def test_a_store_that_does_not_answer_times_out(monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.KEY)
+        fetcher = Fetcher([Sees()], Policy(), timeout_seconds=0.5, retry_seconds=())
+        result = fetcher(shard("s3://bucket/x.png"))
+    assert codes(result) == ["timeout"]
+    assert result["error"][0]["transient"].as_py() is True
