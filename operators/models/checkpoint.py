@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def resolve(model: str | Path) -> Path:
         return _embedded(name.removeprefix("embedded:"))
     if name.startswith("s3://"):
         return _fetch_from_s3(name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if name.startswith(HUBS):
         from operators.models import hub
@@ -203,7 +204,9 @@ def _read_pickle(file: Path) -> Any:
     import torch
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a pickle protocol other than 2
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -238,11 +241,12 @@ def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
 def _fetch_from_s3(url: str) -> Path:
     """Copies a directory of the store into the cache, once for each state of its objects."""
     import s3fs
+    from botocore.exceptions import BotoCoreError
 
     store = s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
     try:
         entries = store.ls(url.rstrip("/"), detail=True, refresh=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BotoCoreError) as error:
         raise ModelError(
             f"model {url!r}: cannot be listed ({error}); check the path and the credentials"
         ) from error
