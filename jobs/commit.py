@@ -1,10 +1,70 @@
-"""Makes the parts of a plan the table's data files, in one atomic step."""
+"""Makes the parts of a plan the table's data files, in one atomic step.
 
-from jobs.shards import Plan
+Files are added and removed by reference: no row is read. Every commit is a compare-and-set against
+the version it was checked on. deltalake by itself would let two blind appends pass, and the same
+application transaction twice from fresh handles; hence no retry is left to it.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import Schema
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import (
+    AddAction,
+    CommitProperties,
+    RemoveAction,
+    Transaction,
+    create_table_with_add_actions,
+)
+
+from jobs import storage
+from jobs.shards import Plan, Shard, part_path
+from jobs.table import Table, open_table, storage_options
+from jobs.upkeep import compact
+from schemas.enriched import IMAGE_ID
+from schemas.errors import RunError
+from schemas.manifest import plain_type
+
+logger = logging.getLogger(__name__)
+COMMIT_TRIES = 20  # each is lost only to another commit
+READ_THREADS = 16
+ID_SCHEMA = pa.schema([(IMAGE_ID, pa.string())])
 
 
-def commit(plan: Plan) -> int:
+@dataclass(frozen=True)
+class _Change:
+    """What one commit adds and removes.
+
+    Args:
+        plan: whose parts they are.
+        transaction: by which a commit that was done is known.
+        shards: whose parts are added.
+        add: in the order of `shards`.
+        remove: data files, relative to the table.
+    """
+
+    plan: Plan
+    transaction: Transaction
+    shards: Sequence[Shard]
+    add: list[AddAction]
+    remove: list[str]
+
+
+def commit(plan: Plan, *, committed: Collection[str] = ()) -> int:
     """Commits a plan whose every shard has its part; twice is once.
+
+    Args:
+        plan: of `jobs.plan.plan`.
+        committed: ids of shards that `commit_portion` has committed in this run.
 
     Returns:
         The table's version that holds the plan.
@@ -13,4 +73,314 @@ def commit(plan: Plan) -> int:
         RunError: a part is absent or has another number of rows, or the table has moved on in what
             this plan touches; nothing was written and the same command plans anew.
     """
-    raise NotImplementedError
+    shards = [shard for shard in plan.shards if shard.id not in committed]
+    gone = {path for shard in plan.shards if shard.id in committed for path in shard.sources}
+    remove = [path for path in plan.replaced if path not in gone]
+    version = _commit(plan, shards, remove, Transaction(plan.id, 1))
+    compact(plan)
+    return version
+
+
+def finished_portion(
+    plan: Plan, finished: Collection[str], committed: Collection[str] = ()
+) -> list[Shard]:
+    """Chooses the shards that can be committed before the rest: whole rows of whole data files.
+
+    Args:
+        plan: of `jobs.plan.plan`.
+        finished: ids of shards whose part is there.
+        committed: ids of shards committed before.
+    """
+    open_files = {
+        path for shard in plan.shards if shard.id not in finished for path in shard.sources
+    }
+    return [
+        shard
+        for shard in plan.shards
+        if shard.id in finished
+        and shard.id not in committed
+        and not open_files.intersection(shard.sources)
+    ]
+
+
+def commit_portion(plan: Plan, shards: Sequence[Shard], *, portion: int) -> int:
+    """Commits some finished shards of a plan that is still running.
+
+    Args:
+        plan: of `jobs.plan.plan`.
+        shards: from `finished_portion`.
+        portion: 1 for the first of a run, then counting up.
+
+    Returns:
+        The table's version.
+
+    Raises:
+        RunError: as of `commit`.
+    """
+    remove = sorted({path for shard in shards for path in shard.sources})
+    return _commit(plan, shards, remove, Transaction(portion_id(plan.id), portion))
+
+
+def portion_id(plan_id: str) -> str:
+    """The application transaction of a plan's portions."""
+    return f"{plan_id}-portion"
+
+
+def _commit(
+    plan: Plan, shards: Sequence[Shard], remove: list[str], transaction: Transaction
+) -> int:
+    """Tries until the change is in the table, by this or by another process."""
+    change: _Change | None = None
+    checked: int | None = plan.table_version
+    for _ in range(COMMIT_TRIES):
+        table = open_table(plan.table)
+        if table and _holds(table, transaction):
+            return table.version
+        change = change or _Change(plan, transaction, shards, _parts(plan, shards), remove)
+        if (table.version if table else None) != checked:
+            _check_untouched(change, table)
+            checked = table.version if table else None
+        try:
+            version = _attempt(change, table)
+        except (CommitFailedError, DeltaError, FileExistsError) as error:
+            now = open_table(plan.table)
+            if (now.version if now else None) == (table.version if table else None):
+                raise
+            logger.info("event=commit_lost plan=%s error=%r", plan.id, str(error))
+            continue
+        logger.info(
+            "event=committed plan=%s version=%d parts=%d replaced=%d",
+            plan.id,
+            version,
+            len(change.add),
+            len(remove),
+        )
+        return version
+    raise RunError(
+        f"{plan.table}: lost {COMMIT_TRIES} commits to other writers; the parts are kept, "
+        "run the same command again"
+    )
+
+
+def _holds(table: Table, transaction: Transaction) -> bool:
+    there = table.delta.transaction_version(transaction.app_id)
+    return there is not None and there >= transaction.version
+
+
+def _attempt(change: _Change, table: Table | None) -> int:
+    """Commits on exactly the version that `table` is held at; fails when there is a newer one."""
+    properties = CommitProperties(max_commit_retries=0, app_transactions=[change.transaction])
+    if table is None:
+        create_table_with_add_actions(
+            change.plan.table,
+            Schema.from_arrow(change.plan.schema),
+            change.add,
+            mode="error",
+            storage_options=storage_options(change.plan.table),
+            commit_properties=properties,
+        )
+        return 0
+    remove = _remove_actions(change, table)
+    added = [field for field in change.plan.schema if field.name not in table.schema.names]
+    if added:
+        _commit_with_schema(change, table, added, remove)
+    else:
+        table.delta.create_write_transaction(
+            [*change.add, *remove], "append", table.delta.schema(), commit_properties=properties
+        )
+    return table.version + 1
+
+
+def _parts(plan: Plan, shards: Sequence[Shard]) -> list[AddAction]:
+    """The parts as the log names them, each checked for its number of rows.
+
+    Raises:
+        RunError: parts are absent or are not what their shards say.
+    """
+    there = storage.files_under(storage.join(plan.table, "data", plan.id))
+    missing = [shard.id for shard in shards if part_path(plan, shard) not in there]
+    if missing:
+        raise RunError(
+            f"{plan.table}: {len(missing)} of {len(shards)} parts of plan {plan.id} are absent, "
+            f"such as {missing[0]}; run the same command again"
+        )
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        rows = list(pool.map(lambda shard: _rows_of(part_path(plan, shard)), shards))
+    for shard, count in zip(shards, rows, strict=True):
+        if count != shard.rows:
+            path = part_path(plan, shard)
+            raise RunError(
+                f"{path}: has {count} rows, its shard {shard.rows}; another program wrote it; "
+                "delete it and run the same command again"
+            )
+    return [_add_action(plan, shard, there[part_path(plan, shard)]) for shard in shards]
+
+
+def _rows_of(path: str) -> int:
+    arrow = storage.arrow_filesystem(path)
+    return int(pq.read_metadata(storage.inner_path(path), filesystem=arrow).num_rows)
+
+
+def _add_action(plan: Plan, shard: Shard, file: storage.StoredFile) -> AddAction:
+    return AddAction(
+        path=f"data/{plan.id}/{shard.id}.parquet",
+        size=file.size,
+        partition_values={},
+        modification_time=file.modified_ms,
+        data_change=True,
+        stats=json.dumps({"numRecords": shard.rows}),
+    )
+
+
+def _remove_actions(change: _Change, table: Table) -> list[RemoveAction]:
+    sizes = {file.path: file.size for file in table.files}
+    now = int(time.time() * 1000)
+    return [
+        RemoveAction(
+            path=path,
+            data_change=True,
+            deletion_timestamp=now,
+            size=sizes[path],
+            partition_values={},
+        )
+        for path in change.remove
+    ]
+
+
+def _commit_with_schema(
+    change: _Change, table: Table, added: list[pa.Field], remove: list[RemoveAction]
+) -> None:
+    """Writes the log's next entry with new columns in it.
+
+    deltalake 1.6.6 leaves the schema as it was when `create_write_transaction` appends, and adding
+    columns by itself is a commit of its own, which a reader could see. The entry is put only if
+    absent, which is how Delta itself tells who was first.
+
+    Raises:
+        FileExistsError: another commit has this version.
+
+    Source: Delta's PROTOCOL.md, "Actions".
+    """
+    metadata = table.delta.metadata()
+    fields = [*table.delta.schema().fields, *Schema.from_arrow(pa.schema(added)).fields]
+    actions: list[dict[str, object]] = [
+        {"commitInfo": _commit_info()},
+        {
+            "metaData": {
+                "id": str(metadata.id),
+                "name": metadata.name,
+                "description": metadata.description,
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": Schema(fields).to_json(),
+                "partitionColumns": [],
+                "createdTime": metadata.created_time,
+                "configuration": metadata.configuration,
+            }
+        },
+        {"txn": {"appId": change.transaction.app_id, "version": change.transaction.version}},
+    ]
+    actions += [{"add": _add_json(add)} for add in change.add]
+    actions += [{"remove": _remove_json(action)} for action in remove]
+    data = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
+    entry = f"{table.version + 1:020}.json"
+    path = storage.join(table.path, "_delta_log", entry)
+    if not storage.put_if_absent(path, data.encode()):
+        raise FileExistsError(path)
+
+
+def _commit_info() -> dict[str, object]:
+    return {
+        "timestamp": int(time.time() * 1000),
+        "operation": "WRITE",
+        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
+        "engineInfo": "tagline",
+        "isBlindAppend": False,
+    }
+
+
+def _add_json(add: AddAction) -> dict[str, object]:
+    return {
+        "path": add.path,
+        "partitionValues": {},
+        "size": add.size,
+        "modificationTime": add.modification_time,
+        "dataChange": True,
+        "stats": add.stats,
+    }
+
+
+def _remove_json(action: RemoveAction) -> dict[str, object]:
+    return {
+        "path": action.path,
+        "deletionTimestamp": action.deletion_timestamp,
+        "dataChange": True,
+        "extendedFileMetadata": True,
+        "partitionValues": {},
+        "size": action.size,
+    }
+
+
+def _check_untouched(change: _Change, table: Table | None) -> None:
+    """Lets a commit onto a newer version pass only when no file and no id of ours was touched.
+
+    Raises:
+        RunError: something was; nothing was written.
+    """
+    plan = change.plan
+    advice = "nothing was written; run the same command again, it plans on what is there now"
+    if table is None:
+        raise RunError(f"{plan.table}: the table was removed while it was enriched; {advice}")
+    active = {file.path for file in table.files}
+    gone = [path for path in change.remove if path not in active]
+    if gone:
+        raise RunError(
+            f"{plan.table}: another writer replaced {len(gone)} data files of this plan, such as "
+            f"{gone[0]}; {advice}"
+        )
+    for field in plan.schema:
+        if field.name in table.schema.names:
+            there = table.schema.field(field.name).type
+            if plain_type(there) != plain_type(field.type):
+                raise RunError(f"{plan.table}: column {field.name!r} is now {there}; {advice}")
+    twice = _id_in_both(change, _foreign_files(plan, active))
+    if twice is not None:
+        raise RunError(f"{plan.table}: another writer added image_id {twice!r} too; {advice}")
+
+
+def _foreign_files(plan: Plan, active: set[str]) -> list[str]:
+    """Data files that came after the version the plan read and are not its own parts."""
+    base = open_table(plan.table, plan.table_version) if plan.table_version is not None else None
+    known = {file.path for file in base.files} if base else set()
+    return sorted(path for path in active - known if not path.startswith(f"data/{plan.id}/"))
+
+
+def _id_in_both(change: _Change, foreign: list[str]) -> str | None:
+    """An image_id that is new in this change and in a foreign file too."""
+    ours = [part_path(change.plan, shard) for shard in change.shards if not shard.sources]
+    theirs = [storage.join(change.plan.table, path) for path in foreign]
+    if not ours or not theirs:
+        return None
+    with tempfile.TemporaryDirectory(prefix="tagline-commit-") as folder:
+        database = duckdb.connect(f"{folder}/ids.duckdb")
+        try:
+            for name, paths in (("ours", ours), ("theirs", theirs)):
+                reader = pa.RecordBatchReader.from_batches(ID_SCHEMA, _ids(paths))
+                database.register("incoming", reader)
+                database.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+                database.unregister("incoming")
+            rows = database.execute(
+                f"SELECT {IMAGE_ID} FROM ours SEMI JOIN theirs USING ({IMAGE_ID}) LIMIT 1"
+            ).fetchall()
+        finally:
+            database.close()
+    return str(rows[0][0]) if rows else None
+
+
+def _ids(paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        arrow = storage.arrow_filesystem(path)
+        with pq.ParquetFile(storage.inner_path(path), filesystem=arrow) as file:
+            for batch in file.iter_batches(columns=[IMAGE_ID]):
+                yield pa.RecordBatch.from_arrays(
+                    [batch.column(0).cast(pa.string())], schema=ID_SCHEMA
+                )

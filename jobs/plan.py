@@ -1,14 +1,34 @@
-"""Decides what has to be computed: the manifest joined with the table, out of core, row by row."""
+"""Decides what has to be computed, and lays it down as shards that any run can take up.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The same table version, manifest, operators and selection give the same plan id: a run that was cut
+short goes on where it was, on any size of cluster.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from jobs import storage
-from jobs.shards import Plan
+from jobs.cutting import Expectation, cut, limits_for
+from jobs.decision import Rules
+from jobs.records import ANOTHER, read_rates, read_tried, record_operators, record_tried
+from jobs.shards import Plan, read_plan, write_plan
+from jobs.staleness import Comparison
+from jobs.table import Table, open_table, planned_schema
 from operators.base import Operator
 from schemas.config import JobConfig
+from schemas.errors import ConfigError
 from schemas.manifest import Manifest
+
+ROUND_ROWS = 50_000_000  # due rows of one plan; the rest is for the next
+PLAN_FORMAT = 1  # raised when the same state would be planned into other shards
+START_SECONDS = 12.0  # Ray, its actors and the weights; measured on two cores
+SAMPLE_ROWS = 200  # images whose size is asked for when none is known
+SAMPLE_THREADS = 32
+UNKNOWN_IMAGE_BYTES = 1_000_000.0  # where not even a sample can be had
 
 
 @dataclass(frozen=True)
@@ -20,12 +40,10 @@ class Selection:
             `errors` takes all rows with an error and nothing else; `transient` those of them that
             may pass.
         prune: removes rows the manifest no longer names.
-        refresh: also takes rows whose image has another ETag than when it was fetched.
     """
 
     retry: Literal["due", "errors", "transient"] = "due"
     prune: bool = False
-    refresh: bool = False
 
 
 def open_manifest(config: JobConfig) -> Manifest:
@@ -33,8 +51,15 @@ def open_manifest(config: JobConfig) -> Manifest:
 
     Raises:
         ManifestError: it cannot be read as one.
+        ConfigError: the table lies inside the manifest's folder or is that folder.
     """
     path = storage.normalise(config.manifest.path)
+    table = storage.normalise(config.table)
+    if table == path or table.startswith(path + "/"):
+        raise ConfigError(
+            f"table {config.table!r} lies in the manifest's folder {config.manifest.path!r}, so "
+            "its files would be taken for the manifest; give it another place"
+        )
     return Manifest.open(path, config.manifest.columns, filesystem=storage.filesystem(path))
 
 
@@ -46,6 +71,7 @@ def plan(
     manifest: Manifest | None = None,
     actors: int = 1,
     write: bool = True,
+    round_rows: int = ROUND_ROWS,
 ) -> Plan:
     """Plans a run, or finds the plan that a run cut short has left.
 
@@ -57,6 +83,7 @@ def plan(
         actors: of the largest pool; decides how small shards are, where rows allow 4 for each.
         write: lays the shards down for a run. Without it nothing is written and the plan has no
             shards: that is `tagline plan`.
+        round_rows: due rows of one plan; `Plan.remaining` are left for the next.
 
     Returns:
         The plan; when `is_empty`, nothing was written and there is nothing to run or commit.
@@ -66,4 +93,126 @@ def plan(
         ManifestError: the manifest cannot be read as one.
         TableError: the table's path holds something else.
     """
-    raise NotImplementedError
+    manifest = manifest or open_manifest(config)
+    path = storage.normalise(config.table)
+    table = open_table(path)
+    schema = planned_schema(table, manifest.schema, operators)
+    plan_id = _plan_id(table, manifest, operators, selection)
+    standing = read_plan(path, plan_id) if write else None
+    if standing:
+        return standing
+    with Comparison(manifest, table, operators) as comparison:
+        comparison.load()
+        comparison.decide(_rules(path, comparison, config, selection))
+        remaining = comparison.limit(round_rows)
+        replaced = [comparison.files[at] for at in comparison.replaced()]
+        made = Plan(
+            id=plan_id,
+            table=path,
+            table_version=table.version if table else None,
+            operators={op.name: op.key for op in operators},
+            counts=comparison.counts(),
+            computed=comparison.computed(),
+            images_to_fetch=comparison.images_to_fetch(),
+            bytes_to_rewrite=sum(file.size for file in replaced),
+            seconds=0.0,
+            cost=None,
+            remaining=remaining,
+            schema=schema,
+            replaced=tuple(file.path for file in replaced),
+        )
+        if made.is_empty:
+            return made
+        rates = read_rates(path, made.operators)
+        made = _estimated(made, config, rates, actors)
+        return _written(made, comparison, config, rates, actors) if write else made
+
+
+def _plan_id(
+    table: Table | None, manifest: Manifest, operators: Sequence[Operator], selection: Selection
+) -> str:
+    known = {
+        "format": PLAN_FORMAT,
+        "version": table.version if table else None,
+        "table": table.delta.metadata().id if table else None,
+        "manifest": manifest.fingerprint,
+        "operators": [[op.name, op.key] for op in operators],
+        "selection": asdict(selection),
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _rules(path: str, comparison: Comparison, config: JobConfig, selection: Selection) -> Rules:
+    return Rules(
+        retry=selection.retry,
+        prune=selection.prune,
+        attempts=config.limits.attempts,
+        tried_keys=read_tried(path, comparison.files_with_errors()),
+    )
+
+
+def _estimated(made: Plan, config: JobConfig, rates: Mapping[str, float], actors: int) -> Plan:
+    """Adds the expected time, that of the slowest operator, and what it costs."""
+    slowest = 0.0
+    for name, counts in made.computed.items():
+        count = config.resources.pool(name).actors or actors
+        rows = counts.new + counts.changed + counts.retry
+        slowest = max(slowest, rows / (rates[name] * count))
+    seconds = round(slowest + START_SECONDS, 1)
+    hourly = config.resources.cost_per_hour
+    return replace(
+        made, seconds=seconds, cost=None if hourly is None else round(seconds / 3600 * hourly, 4)
+    )
+
+
+def _written(
+    made: Plan,
+    comparison: Comparison,
+    config: JobConfig,
+    rates: Mapping[str, float],
+    actors: int,
+) -> Plan:
+    """Writes all that a run needs, `plan.json` last."""
+    record_operators(made.table, comparison.operators)
+    is_judged = not comparison.open_errors()
+    tried = {name: key if is_judged else ANOTHER for name, key in made.operators.items()}
+    record_tried(made.table, made.id, tried)
+    expectation = Expectation(
+        image_bytes=_image_bytes(comparison, config),
+        seconds={name: 1 / rate for name, rate in rates.items()},
+    )
+    shards = cut(
+        comparison,
+        directory=made.directory,
+        schema=made.schema,
+        limits=limits_for(made.counts.due, actors),
+        expectation=expectation,
+    )
+    return write_plan(replace(made, shards=shards))
+
+
+def _image_bytes(comparison: Comparison, config: JobConfig) -> float:
+    """The mean size of images that were never fetched, of a sample that may be looked at."""
+    uris = [uri for _, uri in comparison.sample_of_unknown_size(SAMPLE_ROWS)]
+    uris = [uri for uri in uris if _may_be_asked(uri, config)]
+    with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
+        sizes = [size for size in pool.map(_size_of, uris) if size is not None]
+    return sum(sizes) / len(sizes) if sizes else UNKNOWN_IMAGE_BYTES
+
+
+def _may_be_asked(uri: str, config: JobConfig) -> bool:
+    """Whether looking at an image's size makes no connection that the policy forbids."""
+    if storage.scheme_of(uri) == "file":
+        return storage.scheme_of(config.manifest.path) == "file"
+    bucket = storage.inner_path(uri).partition("/")[0]
+    allowed = config.allow.buckets
+    return storage.scheme_of(uri) == "s3" and (allowed is None or bucket in allowed)
+
+
+def _size_of(uri: str) -> int | None:
+    """Bytes of an image; None where that cannot be told, which the fetch will name."""
+    try:
+        found = storage.stat(uri.removeprefix("file://"))
+    except (OSError, ValueError):
+        return None
+    return found.size if found else None

@@ -268,7 +268,7 @@ def _kept_values(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _rows_of(path: str, wanted: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
-    """Reads some rows of a data file from the row groups that hold them; nulls for what it lacks."""
+    """Reads rows of a data file from the row groups that hold them; nulls for what it lacks."""
     file = _open_data(path)
     first, last = pc.min(wanted).as_py(), pc.max(wanted).as_py()
     start, groups, skipped = 0, [], None

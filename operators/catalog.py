@@ -70,6 +70,13 @@ def check_document(
     return parse_config(document, check=_checker(catalog))
 
 
+def entry_faults(
+    entry: Mapping[str, Any], *, catalog: Mapping[str, Callable[[], Factory]] = CATALOG
+) -> list[str]:
+    """Names what is wrong with an operator's entry: its `use`, its options; one fault a line."""
+    return _checker(catalog)("", entry)
+
+
 def build_operators(
     config: JobConfig,
     manifest_columns: Iterable[str],

@@ -227,7 +227,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -249,7 +249,7 @@ def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return document
 
 
-def _with(document: Any, keys: list[str], value: Any) -> dict[str, Any]:
+def _with(document: Any, keys: list[str], value: Any) -> Any:
     """A copy of `document` with one value replaced; mappings on the way are made."""
     if not keys:
         return value

@@ -99,7 +99,9 @@ class Manifest:
         _check_one_format(path, [_format(name) for name in found])
         with ThreadPoolExecutor(OPEN_THREADS) as pool:
             files = list(
-                pool.map(lambda item: _open(path, *item, columns, filesystem), found.items())
+                pool.map(
+                    lambda item: _open(path, item[0], item[1], columns, filesystem), found.items()
+                )
             )
         return cls(path, tuple(files), _agreed(files), columns, filesystem)
 

@@ -1,0 +1,83 @@
+"""What a table remembers beside its rows, in small files under `_tagline/`.
+
+    operators/<key>.json   what a key is made of; written once, before the first part
+    tried/<name>.json      the keys of the plan that wrote or last judged a data file's rows
+    rates/<key>.json       how fast an operator was when last measured
+
+An operator's key is in each row it computed. In a row where it failed there is none, so `tried`
+says with which key it failed, and an error is computed again when that operator has changed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from jobs import storage
+from operators.base import Operator
+
+DEFAULT_ROWS_PER_SECOND = 10.0  # one actor of an operator that was never measured
+ANOTHER = ""  # a tried key that is no operator's: errors are to be computed once more
+READ_THREADS = 16
+
+
+def record_operators(table: str, operators: Iterable[Operator]) -> None:
+    """Writes what each operator's key is made of, where that is not there yet."""
+    for operator in operators:
+        path = storage.join(table, "_tagline", "operators", f"{operator.key}.json")
+        made = {"key": operator.key, "description": dict(operator.description)}
+        data = json.dumps(made, sort_keys=True, ensure_ascii=False, indent=1).encode()
+        if storage.stat(path) is None:
+            storage.put_if_absent(path, data)
+
+
+def record_tried(table: str, name: str, operators: Mapping[str, str]) -> None:
+    """Keeps the keys by which the rows of data files were judged.
+
+    Args:
+        table: its path.
+        name: a plan's id, or the stem of a data file that compaction wrote.
+        operators: names to keys.
+    """
+    path = storage.join(table, "_tagline", "tried", f"{name}.json")
+    storage.put_if_absent(path, json.dumps(dict(operators)).encode())
+
+
+def read_tried(table: str, files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Looks up the keys by which the rows of data files were judged; without those not known."""
+    names = sorted({_tried_name(file) for file in files})
+    paths = [storage.join(table, "_tagline", "tried", f"{name}.json") for name in names]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = dict(zip(names, pool.map(storage.read_bytes, paths), strict=True))
+    known = {name: json.loads(data) for name, data in found.items() if data}
+    return {file: known[_tried_name(file)] for file in files if _tried_name(file) in known}
+
+
+def _tried_name(file: str) -> str:
+    """The plan's id for a part, else the stem of the file."""
+    parts = file.split("/")
+    return parts[1] if parts[0] == "data" and len(parts) == 3 else parts[-1].split(".")[0]
+
+
+def read_rates(table: str, operators: Mapping[str, str]) -> dict[str, float]:
+    """Looks up the rows per second of one actor, by the operators' names.
+
+    Args:
+        table: its path.
+        operators: names to keys.
+    """
+    rates = {}
+    for name, key in operators.items():
+        data = storage.read_bytes(_rate_path(table, key))
+        measured = json.loads(data)["rows_per_second"] if data else 0.0
+        rates[name] = measured if measured > 0 else DEFAULT_ROWS_PER_SECOND
+    return rates
+
+
+def record_rate(table: str, key: str, rows_per_second: float) -> None:
+    """Keeps what a run measured for one actor of an operator."""
+    data = json.dumps({"rows_per_second": rows_per_second}).encode()
+    storage.write_bytes(_rate_path(table, key), data)
+
+
+def _rate_path(table: str, key: str) -> str:
+    return storage.join(table, "_tagline", "rates", f"{key}.json")
