@@ -1,0 +1,160 @@
+"""Where a job runs: a Ray of its own on this machine, or a cluster that is there already.
+
+A Ray of its own listens on the loopback only, wants a token that lives in this process, has no
+dashboard, and ends with the process that started it, however that ends. Measured on Ray 2.60.
+"""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import RunError
+
+OBJECT_STORE_BYTES = 1_000_000_000  # a few shards of encoded images; what does not fit is spilled
+OBJECT_STORE_FRACTION = 0.2  # of the memory, on small machines
+MEMORY_LIMIT_FILES = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has, whether in use or not.
+
+    Args:
+        cpus: cores.
+        gpus: GPUs.
+        largest_cpus: cores of the largest node; an actor cannot have more.
+        largest_gpus: GPUs of the node with most.
+    """
+
+    cpus: float
+    gpus: float
+    largest_cpus: float
+    largest_gpus: float
+
+
+def cluster_address(address: str | None = None) -> str | None:
+    """Names the cluster to join; None for a Ray of one's own. A submitted job has RAY_ADDRESS."""
+    named = address or os.environ.get("RAY_ADDRESS") or None
+    return None if named == "local" else named
+
+
+def local_capacity() -> Capacity:
+    """Counts what this machine lets this process use; starts nothing."""
+    cpus = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 0.0
+    cpus = cpus or float(os.cpu_count() or 1)
+    gpus = float(_visible_gpus())
+    return Capacity(cpus, gpus, cpus, gpus)
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Capacity]:
+    """Connects to Ray for the length of a `with`, starting one where no cluster is named.
+
+    Args:
+        address: of a cluster; else RAY_ADDRESS, else a Ray of its own.
+
+    Yields:
+        What the cluster has.
+
+    Raises:
+        RunError: the cluster named does not answer.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else Ray leaves 127.0.0.1
+    import ray
+
+    if ray.is_initialized():  # the caller's own: a notebook, a test module
+        yield _connected_capacity()
+        return
+    address = cluster_address(address)
+    if address is None:
+        _start()
+    else:
+        _join(address)
+    try:
+        yield _connected_capacity()
+    finally:
+        ray.shutdown()
+
+
+def _start() -> None:
+    import ray
+
+    has_token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
+    if not Path(has_token).exists():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters reaches us as errors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the actors share the cores, not each all
+    capacity = local_capacity()
+    store_bytes = min(OBJECT_STORE_BYTES, OBJECT_STORE_FRACTION * _memory_bytes())
+    with _no_stderr():
+        ray.init(
+            address="local",
+            num_cpus=int(capacity.cpus),
+            num_gpus=int(capacity.gpus),
+            include_dashboard=False,
+            object_store_memory=int(store_bytes),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Sends file descriptor 2 nowhere: Ray's C++ tells there that it logs less, by no option."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"no Ray cluster answers at {address!r}: {error}; start one, or leave out --address "
+            "and RAY_ADDRESS to run on this machine"
+        ) from error
+
+
+def _connected_capacity() -> Capacity:
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in nodes if node["Alive"]]
+    cpus = [float(node.get("CPU", 0)) for node in nodes] or [0.0]
+    gpus = [float(node.get("GPU", 0)) for node in nodes] or [0.0]
+    return Capacity(sum(cpus), sum(gpus), max(cpus), max(gpus))
+
+
+def _visible_gpus() -> int:
+    """Counts NVIDIA's GPUs by their device files, less what CUDA_VISIBLE_DEVICES hides."""
+    there = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    return min(there, len([device for device in visible.split(",") if device.strip()]))
+
+
+def _memory_bytes() -> int:
+    """Memory of the machine or of the container, whichever is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in MEMORY_LIMIT_FILES:
+        text = path.read_text().strip() if path.exists() else "max"
+        if text.isdigit():
+            total = min(total, int(text))
+    return total

@@ -1,0 +1,193 @@
+"""Enriches a table: plan, run, commit, summary.
+
+What is done is told by what lies in the table: a run may be killed at any moment, started twice at
+once, or started again with nothing to do, and the table ends the same. Ray is started only when
+there is something to compute.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from jobs.cluster import cluster_address, connected, local_capacity
+from jobs.commit import commit
+from jobs.limits import ErrorLimit
+from jobs.parts import PartReport, read_reports
+from jobs.plan import Selection, open_manifest, plan
+from jobs.progress import Progress
+from jobs.records import record_rate
+from jobs.resources import allot
+from jobs.shards import Plan, Shard
+from jobs.stages import Work, close_shard, open_shard
+from jobs.summary import Summary, total
+from operators.base import Operator
+from operators.catalog import CATALOG, Factory, build_operators
+from operators.fetcher import Fetcher
+from operators.policy import Policy
+from schemas.config import JobConfig
+
+THIS_MACHINE = "this machine"
+NEW_AND_CHANGED = Selection()
+CLUSTER_ACTORS = 16  # of the largest pool, for cutting shards before a cluster was asked
+FEW_SHARDS = 64  # that only copy rows are run without Ray
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    config: JobConfig,
+    *,
+    selection: Selection = NEW_AND_CHANGED,
+    address: str | None = None,
+    catalog: Mapping[str, Callable[[], Factory]] = CATALOG,
+) -> Summary:
+    """Brings a table up to date with its manifest and operators.
+
+    Args:
+        config: checked by `operators.catalog.read_config`.
+        selection: which rows beside new and changed ones.
+        address: of a Ray cluster; else RAY_ADDRESS, else a Ray of its own on this machine.
+        catalog: the kinds of operators there are.
+
+    Returns:
+        What was done; the table is committed.
+
+    Raises:
+        TaglineError: of the config, the manifest, a model or the table, before anything ran; or
+            `RunError` when the run could not be finished. What was computed is kept, and the same
+            command goes on with it.
+    """
+    begun = time.monotonic()
+    manifest = open_manifest(config)
+    operators = build_operators(config, manifest.schema.names, catalog=catalog)
+    actors = _actors_expected(config, operators, address)
+    planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
+    summary = Summary.of(planned)
+    while not planned.is_empty:
+        done = _completed(planned, config, operators, address=address)
+        version = commit(planned)
+        _record_rates(planned, done.reports)
+        summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
+        if not planned.remaining:
+            break
+        planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
+    return replace(summary, seconds=time.monotonic() - begun)
+
+
+def _actors_expected(config: JobConfig, operators: Sequence[Operator], address: str | None) -> int:
+    """Actors of the largest pool; on this machine, wishes that cannot come true are refused."""
+    if cluster_address(address) is not None:
+        wished = [pool.actors or 1 for pool in config.resources.pools.values()]
+        return max([CLUSTER_ACTORS, *wished])
+    allotments = allot(operators, config.resources, local_capacity(), where=THIS_MACHINE)
+    return max(allotment.most_actors for allotment in allotments.values())
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the run of one plan came to.
+
+    Args:
+        reports: of all its parts.
+        actors: by stage; none when nothing had to be computed.
+    """
+
+    reports: list[PartReport]
+    actors: Mapping[str, int]
+
+
+def _completed(
+    planned: Plan, config: JobConfig, operators: Sequence[Operator], *, address: str | None
+) -> Round:
+    """Puts the parts of a plan that are not there yet.
+
+    Raises:
+        RunError: too many rows ended in an error, or Ray gave up.
+    """
+    pending = planned.pending()
+    missing = {shard.id for shard in pending}
+    reports = read_reports(planned, [s for s in planned.shards if s.id not in missing])
+    limit = ErrorLimit(config.limits.error_fraction)
+    for report in reports:
+        limit.go_on_from(report)
+    run = _Run(planned, config, operators, address)
+    if pending:
+        due = sum(shard.due for shard in planned.shards)
+        with (
+            Progress(due, done=limit.tried, errors=limit.failed) as progress,
+            closing(run.parts(pending)) as parts,
+        ):
+            for report in parts:
+                reports.append(report)
+                progress.advance(report.tried, errors=sum(report.errors.values()))
+                limit.count(report)
+    limit.check()
+    return Round(reports, run.actors)
+
+
+class _Run:
+    """Where and with what the shards of one plan are computed."""
+
+    def __init__(
+        self, planned: Plan, config: JobConfig, operators: Sequence[Operator], address: str | None
+    ) -> None:
+        self.config, self.operators, self.address = config, operators, address
+        self.to_compute = {
+            name: counts.new + counts.changed + counts.retry
+            for name, counts in planned.computed.items()
+        }
+        self.actors: dict[str, int] = {}
+        self.work = Work(
+            plan=replace(planned, shards=(), replaced=()),
+            operators=tuple(operators),
+            fetcher=_fetcher(config, operators),
+            batches={n: pool.batch for n, pool in config.resources.pools.items() if pool.batch},
+        )
+
+    def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:
+        """Puts the part of each shard; Ray is started unless all are few and only copied."""
+        if len(shards) <= FEW_SHARDS and not any(shard.due for shard in shards):
+            for shard in shards:
+                yield close_shard(self.work, open_shard(self.work, shard))
+            return
+        with connected(self.address) as capacity:
+            from jobs.pools import run_shards, run_suspects  # imports Ray
+
+            where = self.address or THIS_MACHINE
+            allotments = allot(self.operators, self.config.resources, capacity, where=where)
+            self.actors = {name: allotment.actors for name, allotment in allotments.items()}
+            suspects = {shard.id: shard for shard in shards}
+            for report in run_shards(self.work, shards, allotments, to_compute=self.to_compute):
+                del suspects[report.shard]
+                yield report
+            if suspects:
+                logger.warning("event=suspect_shards count=%d", len(suspects))
+                yield from run_suspects(
+                    self.work, list(suspects.values()), allotments, to_compute=self.to_compute
+                )
+
+
+def _fetcher(config: JobConfig, operators: Sequence[Operator]) -> Fetcher:
+    allow = config.allow
+    policy = Policy(
+        manifest=config.manifest.path,
+        buckets=allow.buckets,
+        roots=allow.roots,
+        hosts=allow.hosts,
+    )
+    return Fetcher(
+        operators,
+        policy,
+        image_bytes=int(config.limits.image_bytes),
+        pixel_limit=config.limits.image_pixels,
+    )
+
+
+def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:
+    """Keeps the measured rows per second of each operator for the estimates of later plans."""
+    computed, busy = total(reports, "computed"), total(reports, "busy")
+    for name, key in planned.operators.items():
+        if computed[name] and busy[name]:
+            record_rate(planned.table, key, computed[name] / float(busy[name]))

@@ -1,0 +1,61 @@
+"""When a run has met too many errors to go on."""
+
+from collections import Counter
+
+from jobs.parts import PartReport
+from schemas.errors import RunError
+
+LEAST_ROWS = 200  # tried, before a run may end early
+TOP_CODES = 3  # named when it does
+
+
+class ErrorLimit:
+    """Counts the rows of a run that ended in an error.
+
+    A run that goes on after a stop or a kill counts what was tried before it too, but not the
+    transient errors of that time: the next run tries them again.
+
+    Args:
+        fraction: `limits.error_fraction`.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+        self.tried = 0
+        self.failed = 0
+        self.codes: Counter[str] = Counter()
+
+    def go_on_from(self, report: PartReport) -> None:
+        """Counts a part of an earlier run."""
+        self._count(report, failed=sum(report.errors.values()) - report.transient)
+
+    def count(self, report: PartReport) -> None:
+        """Counts a part of this run.
+
+        Raises:
+            RunError: the limit is passed, of `LEAST_ROWS` or more.
+        """
+        self._count(report, failed=sum(report.errors.values()))
+        if self.tried >= LEAST_ROWS:
+            self.check()
+
+    def check(self) -> None:
+        """Judges what was counted, be it ever so little.
+
+        Raises:
+            RunError: the limit is passed.
+        """
+        if self.tried == 0 or self.failed / self.tried <= self.fraction:
+            return
+        top = ", ".join(f"{code} {count}" for code, count in self.codes.most_common(TOP_CODES))
+        raise RunError(
+            f"{self.failed} of {self.tried} rows tried ended in an error "
+            f"({self.failed / self.tried:.1%}), more than limits.error_fraction={self.fraction:g} "
+            f"allows: {top}; nothing was committed and what was computed is kept; mend the cause, "
+            "or run the same command with a higher limits.error_fraction to commit as it is"
+        )
+
+    def _count(self, report: PartReport, *, failed: int) -> None:
+        self.tried += report.tried
+        self.failed += failed
+        self.codes.update(report.errors)

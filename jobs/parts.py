@@ -1,0 +1,136 @@
+"""The part of a shard: one Parquet file, put once, that says itself how it came about.
+
+A part that exists is done. Its report lies in its footer, so that a run that goes on after a kill
+counts what was computed before as if it had never been killed.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import storage
+from jobs.shards import Plan, Shard, part_path, part_schema
+from schemas.errors import RunError
+
+REPORT = b"tagline.report"  # in a part's footer
+STORE_TRIES = 6  # of reading a shard or putting a part
+STORE_PAUSE_SECONDS = 1.0  # before the second try; doubled before each further one
+READERS = 16  # footers read at once
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """How a part came about.
+
+    Args:
+        shard: its id.
+        rows: in the part.
+        tried: rows that were due.
+        errors: those of them that ended in an error, by code.
+        transient: those errors that may pass.
+        computed: rows by operator.
+        busy: seconds by stage.
+    """
+
+    shard: str
+    rows: int
+    tried: int
+    errors: Mapping[str, int] = field(default_factory=dict)
+    transient: int = 0
+    computed: Mapping[str, int] = field(default_factory=dict)
+    busy: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "PartReport":
+        """Reads what `to_json` wrote."""
+        return PartReport(**json.loads(text))
+
+
+def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> PartReport:
+    """Writes the part of a shard unless one is there, which then is as good.
+
+    Args:
+        plan: its shards are not needed.
+        shard: whose part it is.
+        table: at least the columns of `part_schema`, all rows of the shard, in order.
+        report: goes into the footer.
+
+    Returns:
+        The report of the part that stands.
+
+    Raises:
+        RunError: the store does not take it.
+    """
+    schema = part_schema(plan)
+    part = table.select(schema.names).cast(schema)
+    part = part.replace_schema_metadata({REPORT: report.to_json().encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(part, sink, compression="zstd")
+    path, data = part_path(plan, shard), sink.getvalue().to_pybytes()
+    is_ours = patiently(lambda: storage.put_if_absent(path, data), f"put {path}")
+    return report if is_ours else read_report(plan, shard) or report
+
+
+def read_report(plan: Plan, shard: Shard) -> PartReport | None:
+    """Reads how a part came about; None when there is no part yet.
+
+    Raises:
+        RunError: the store does not answer.
+    """
+    path = part_path(plan, shard)
+    try:
+        metadata = patiently(
+            lambda: (
+                pq.read_schema(
+                    storage.inner_path(path), filesystem=storage.arrow_filesystem(path)
+                ).metadata
+            ),
+            f"read {path}",
+        )
+    except FileNotFoundError:
+        return None
+    return PartReport.from_json(metadata[REPORT])
+
+
+def read_reports(plan: Plan, shards: Sequence[Shard]) -> list[PartReport]:
+    """Reads the reports of parts that are there, many at once."""
+    light = replace(plan, shards=(), replaced=())
+    with ThreadPoolExecutor(READERS) as pool:
+        found: Iterable[PartReport | None] = pool.map(lambda s: read_report(light, s), shards)
+        return [report for report in found if report is not None]
+
+
+def patiently(ask: Callable[[], T], what: str) -> T:
+    """Asks the store again while it does not answer, with growing pauses.
+
+    Raises:
+        FileNotFoundError: at once.
+        RunError: at last, naming what was asked.
+    """
+    pause_seconds = STORE_PAUSE_SECONDS
+    for trial in range(1, STORE_TRIES + 1):
+        try:
+            return ask()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if trial == STORE_TRIES or isinstance(error, PermissionError):
+                raise RunError(
+                    f"could not {what} in {trial} tries: {type(error).__name__}: {error}; parts "
+                    "already written are kept: run the same command when the store answers"
+                ) from error
+        time.sleep(pause_seconds)
+        pause_seconds *= 2
+    raise AssertionError("unreachable")

@@ -1,0 +1,150 @@
+"""What each stage of a job may use: the config's wishes, and shares of the rest.
+
+What cannot stand together is refused before anything starts, as Ray would wait for it for ever.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from jobs.cluster import Capacity
+from operators.base import Operator
+from schemas.config import FETCH, Resources
+from schemas.errors import ConfigError
+
+FETCH_CPUS = 0.25  # a fetcher waits for the store most of the time
+CPUS_PER_FETCHER = 16  # of the cluster, where the number of fetchers was not given
+TASK_CPUS = 0.02  # of a task that names a shard or puts a part
+TASKS_RESERVE_CPUS = 0.2  # kept free of actors, or those tasks would never start
+LEAST_CPUS = 0.05  # of an actor, when wishes leave hardly anything
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What a stage has got.
+
+    Args:
+        name: of the operator, or `fetch`.
+        actors: at the start.
+        most_actors: when the stage is the slowest and something is left.
+        cpus: per actor; logical, for Ray to count.
+        gpus: per actor.
+        batch: rows per call; None for the operator's own.
+    """
+
+    name: str
+    actors: int
+    most_actors: int
+    cpus: float
+    gpus: float
+    batch: int | None = None
+
+
+def allot(
+    operators: Sequence[Operator], resources: Resources, capacity: Capacity, *, where: str
+) -> dict[str, Allotment]:
+    """Divides what there is among the stages.
+
+    An actor has one GPU, or an equal share of one, where there are GPUs that nobody asked for; and
+    one core, or an equal share of one. Pools whose size was not given may grow into what is left.
+
+    Args:
+        operators: in order.
+        resources: the config's wishes.
+        capacity: what there is.
+        where: the cluster's name in messages.
+
+    Returns:
+        By the name of the operator, and `fetch`.
+
+    Raises:
+        ConfigError: more is asked for than there is.
+    """
+    names = [operator.name for operator in operators]
+    faults = _faults(names, resources, capacity)
+    if faults:
+        raise ConfigError(
+            f"resources: {'; '.join(faults)}; {where} has {capacity.cpus:g} CPUs and "
+            f"{capacity.gpus:g} GPUs; ask for less, or run on a larger cluster with --address"
+        )
+    stages = [_fetchers(resources, capacity)]
+    gpus, cpus = _gpu_shares(names, resources, capacity), _cpu_shares(names, resources, capacity)
+    for name in names:
+        pool = resources.pool(name)
+        actors = pool.actors or 1
+        stages.append(Allotment(name, actors, actors, cpus[name], gpus[name], pool.batch))
+    return {stage.name: _with_growth(stage, stages, resources, capacity) for stage in stages}
+
+
+def _faults(names: Sequence[str], resources: Resources, capacity: Capacity) -> list[str]:
+    """Wishes that cannot come true, each alone and then all together."""
+    faults, cpus, gpus = [], 0.0, 0.0
+    for name in [FETCH, *names]:
+        pool = resources.pool(name)
+        actors = pool.actors or 1
+        cpus += actors * (pool.cpus or 0)
+        gpus += actors * (pool.gpus or 0)
+        if (pool.cpus or 0) > capacity.largest_cpus:
+            faults.append(f"{name} asks for {pool.cpus:g} CPUs on one machine")
+        if (pool.gpus or 0) > capacity.largest_gpus:
+            faults.append(f"{name} asks for {pool.gpus:g} GPUs on one machine")
+        if (
+            name != FETCH
+            and not pool.cpus
+            and not pool.gpus
+            and actors > max(capacity.cpus, capacity.gpus)
+        ):
+            faults.append(f"{name} asks for {actors} actors, more than there are CPUs")
+    if cpus > capacity.cpus:
+        faults.append(f"the stages ask for {cpus:g} CPUs together")
+    if gpus > capacity.gpus:
+        faults.append(f"the stages ask for {gpus:g} GPUs together")
+    return faults
+
+
+def _fetchers(resources: Resources, capacity: Capacity) -> Allotment:
+    pool = resources.pool(FETCH)
+    actors = pool.actors or max(1, int(capacity.cpus / CPUS_PER_FETCHER))
+    cpus = pool.cpus or min(FETCH_CPUS, FETCH_CPUS * capacity.cpus / 2 / actors)
+    return Allotment(FETCH, actors, actors, cpus, pool.gpus or 0.0, pool.batch)
+
+
+def _gpu_shares(
+    names: Sequence[str], resources: Resources, capacity: Capacity
+) -> Mapping[str, float]:
+    pools = {name: resources.pool(name) for name in [FETCH, *names]}
+    asked = sum((pool.actors or 1) * (pool.gpus or 0) for pool in pools.values())
+    sharing = sum(pools[name].actors or 1 for name in names if pools[name].gpus is None)
+    share = min(1.0, _floor((capacity.gpus - asked) / max(1, sharing)))
+    return {name: share if (gpus := pools[name].gpus) is None else gpus for name in names}
+
+
+def _cpu_shares(
+    names: Sequence[str], resources: Resources, capacity: Capacity
+) -> Mapping[str, float]:
+    """Cores per actor; wishes that leave no room for fetching and writing are scaled down."""
+    pools = {name: resources.pool(name) for name in names}
+    fetchers = _fetchers(resources, capacity)
+    free = capacity.cpus - fetchers.actors * fetchers.cpus - TASKS_RESERVE_CPUS
+    sharing = sum(pool.actors or 1 for pool in pools.values() if not pool.cpus)
+    asked = sum((pool.actors or 1) * (pool.cpus or 0) for pool in pools.values())
+    scale = min(1.0, (free - LEAST_CPUS * sharing) / asked) if asked else 1.0
+    share = max(0.01, min(1.0, _floor((free - asked * scale) / max(1, sharing))))
+    return {name: _floor(pool.cpus * scale) if pool.cpus else share for name, pool in pools.items()}
+
+
+def _with_growth(
+    stage: Allotment, stages: Sequence[Allotment], resources: Resources, capacity: Capacity
+) -> Allotment:
+    """Lets a pool of no given size grow while the idle cores and GPUs last."""
+    if stage.name == FETCH or resources.pool(stage.name).actors:
+        return stage
+    idle_cpus = capacity.cpus - TASKS_RESERVE_CPUS - sum(s.actors * s.cpus for s in stages)
+    idle_gpus = capacity.gpus - sum(s.actors * s.gpus for s in stages)
+    room = min(idle_cpus / stage.cpus, idle_gpus / stage.gpus if stage.gpus else math.inf)
+    return replace(stage, most_actors=stage.actors + max(0, int(room + 1e-6)))
+
+
+def _floor(value: float) -> float:
+    """Rounds down to hundredths, so that shares never sum to more than there is."""
+    return math.floor(value * 100 + 1e-6) / 100

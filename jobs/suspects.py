@@ -1,0 +1,227 @@
+"""Finds the rows that kill the process which computes them, and computes all the others.
+
+A suspect shard is run in halves in a process of its own. A half that comes back is done; one whose
+process dies is halved again, down to the poison rows. Each becomes an error row `crashed` that
+keeps what was computed before the stage it died in. The process is not Ray's: nothing is retried.
+"""
+
+import logging
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.parts import PartReport
+from jobs.shards import Shard
+from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
+from operators.columns import Failure, nulled, stamped, with_columns, with_errors
+from schemas.config import FETCH
+from schemas.enriched import IMAGE_ENCODED, key_column
+from schemas.errors import RowFault, RunError, TaglineError
+
+START_SECONDS = 600.0  # to import torch and read the weights from a slow disk
+
+logger = logging.getLogger(__name__)
+
+
+def compute_suspect(work: Work, shard: Shard, needed: Collection[str]) -> PartReport:
+    """Computes a shard that killed its actors, and puts its part.
+
+    Args:
+        work: what is done.
+        shard: the suspect.
+        needed: names of the operators that have rows to compute; their weights are read first.
+
+    Returns:
+        The report of the part.
+
+    Raises:
+        TaglineError: a stage met a fault of the set-up, or no process can be started at all.
+    """
+    state = open_shard(work, shard)
+    with _OwnProcess(work, needed) as process:
+        done = list(_computed_in_halves(process.run, work, state))
+    return close_shard(work, _joined(shard, done))
+
+
+@dataclass(frozen=True)
+class _Death:
+    """How a process ended, and what it had until then.
+
+    Args:
+        stage: that it was in.
+        reason: for the error's message.
+        before: the rows as they entered that stage; None unless they were a single one.
+    """
+
+    stage: str
+    reason: str
+    before: ShardState | None
+
+
+def _computed_in_halves(
+    run: Callable[[ShardState], ShardState | _Death], work: Work, state: ShardState
+) -> Iterator[ShardState]:
+    """Computes all rows in order, whatever it takes."""
+    waiting = [state]
+    while waiting:
+        rows = waiting.pop()
+        outcome = run(rows)
+        count = rows.table.num_rows
+        if isinstance(outcome, ShardState):
+            yield outcome
+        elif count == 1:
+            logger.warning(
+                "event=row_crashed shard=%s stage=%s reason=%s",
+                rows.shard.id,
+                outcome.stage,
+                outcome.reason,
+            )
+            yield _crashed(work, outcome.before or rows, outcome)
+        else:
+            half = (count + 1) // 2
+            waiting.append(replace(rows, table=rows.table.slice(half)))
+            waiting.append(replace(rows, table=rows.table.slice(0, half)))
+
+
+def _crashed(work: Work, state: ShardState, death: _Death) -> ShardState:
+    """The single row with its error; what its stage and later ones would write is null."""
+    at = work.stages.index(death.stage)
+    fault = RowFault("crashed", death.reason)
+    table = state.table
+    for operator in work.operators:
+        key = pa.field(key_column(operator.name), pa.string())
+        table = with_columns(table, (*operator.writes, key))
+    table = stamped(with_errors(table, {0: Failure(death.stage, fault)}), np.zeros(1, np.int64))
+    for operator in work.operators[max(0, at - 1) :]:
+        names = [*operator.writes.names, key_column(operator.name)]
+        table = nulled(table, names, np.ones(1, np.bool_))
+    return replace(state, table=table)
+
+
+def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
+    """One state again; columns that travelled and are needed no more are dropped."""
+    tables = [
+        state.table.drop_columns([n for n in [IMAGE_ENCODED] if n in state.table.column_names])
+        for state in done
+    ]
+    computed, busy = Counter[str](), Counter[str]()
+    for state in done:
+        computed.update(state.computed)
+        busy.update(state.busy)
+    names = tables[0].column_names
+    table = pa.concat_tables([table.select(names) for table in tables])
+    return ShardState(shard, table, dict(computed), dict(busy))
+
+
+class _OwnProcess:
+    """A process that computes rows and may die of it; another is then started."""
+
+    def __init__(self, work: Work, needed: Collection[str]) -> None:
+        self.work, self.needed = work, tuple(needed)
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._process.join()
+
+    def run(self, state: ShardState) -> ShardState | _Death:
+        """Computes all stages, unless that kills the process."""
+        pipe = self._pipe or self._start()
+        stage, before = FETCH, None
+        try:
+            pipe.send(state)
+            while True:
+                kind, *rest = pipe.recv()
+                if kind == "done":
+                    return rest[0]  # type: ignore[no-any-return]
+                if kind == "fault":
+                    raise rest[0]
+                if kind == "broken":
+                    return self._ended(stage, rest[0], before)
+                stage, before = rest
+        except (EOFError, ConnectionError):
+            return self._ended(stage, None, before)
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self.work, self.needed, theirs))
+        self._process.start()
+        theirs.close()
+        self._pipe = ours
+        try:
+            if not ours.poll(START_SECONDS):
+                self._process.kill()
+            answer = ours.recv()
+        except EOFError:
+            death = self._ended(FETCH, None, None)
+            raise RunError(
+                f"a process of its own for suspect rows did not start: {death.reason}; the machine "
+                "may have too little memory for all the models at once"
+            ) from None
+        if answer[0] == "fault":
+            raise answer[1]
+        return ours
+
+    def _ended(self, stage: str, reason: str | None, before: ShardState | None) -> _Death:
+        assert self._pipe is not None
+        self._pipe.close()
+        self._pipe = None
+        self._process.join()
+        return _Death(stage, reason or _how_it_ended(self._process.exitcode), before)
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"the process that computed this row ended with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", as when memory runs out" if name == "SIGKILL" else ""
+    return f"the process that computed this row was ended by {name}{hint}"
+
+
+def _serve(work: Work, needed: tuple[str, ...], pipe: Connection) -> None:
+    """The process's own life: computes what it is sent, and says which stage it enters."""
+    try:
+        for name in needed:
+            work.operator(name).load()
+        pipe.send(("ready",))
+        while True:
+            pipe.send(("done", _through_all_stages(work, pipe.recv(), pipe)))
+    except TaglineError as error:
+        pipe.send(("fault", error))
+    except (EOFError, BrokenPipeError):
+        return  # nobody waits any more
+    except Exception as error:
+        pipe.send(("broken", f"{type(error).__name__}: {error}"))
+
+
+def _through_all_stages(work: Work, state: ShardState, pipe: Connection) -> ShardState:
+    for name in work.stages:
+        is_single = state.table.num_rows == 1
+        pipe.send(("enters", name, _without_image(state) if is_single else None))
+        state = run_stage(work, name, state)
+    return _without_image(state)
+
+
+def _without_image(state: ShardState) -> ShardState:
+    if IMAGE_ENCODED not in state.table.column_names:
+        return state
+    return replace(state, table=state.table.drop_columns([IMAGE_ENCODED]))
