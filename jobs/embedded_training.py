@@ -1,9 +1,10 @@
 """Trains the checkpoints that ship with the project, from nothing, on scenes it draws itself.
 
-`python -m jobs.embedded_training embedder --out DIR --seed 0`. Two processes of one thread each share every step
-and average their gradients over gloo; every image is drawn when it is needed, by its number, so the run is fixed by
-its seed. It saves its state about once a minute: killed, the same command goes on from there. Beside the weights it
-writes training.json (recipe, figures, how long it took) and training.log.
+`python -m jobs.embedded_training embedder --out DIR --seed 0`. Two processes of one thread each
+share every step and average their gradients over gloo; every image is drawn when it is needed, by
+its number, so the run is fixed by its seed. It saves its state about once a minute: killed, the
+same command goes on from there. Beside the weights it writes training.json (recipe, figures, how
+long it took) and training.log.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -20,14 +22,15 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from operators.training import flatten, follow, parameter_groups
 
 PROCESSES = 2  # part of the recipe: it fixes which images share a step
 BETAS = (0.9, 0.98)
 MAX_GRADIENT = 1.0  # norm over all parameters
-AVERAGE_STEPS = 200  # horizon of the running average that is published
+AVERAGE_STEPS = 30  # horizon of the running average that is published
 SAVE_SECONDS = 60.0
 LOG_STEPS = 25
 EVALUATIONS = 12  # in a run, evenly spread
@@ -43,19 +46,19 @@ class Recipe(Protocol):
     images: int
     batch: int
     decay: float
-    module: nn.Module
+    module: nn.ModuleDict
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step."""
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
-        """Computes the loss, and its parts for the log, of the batch that begins with image `first`."""
+        """Computes the loss, and its parts for the log, of the batch from image `first` on."""
 
-    def evaluate(self, model: nn.Module, *, seed: int, count: int = 500) -> dict[str, float]:
+    def evaluate(self, model: nn.ModuleDict, *, seed: int, count: int = 500) -> dict[str, float]:
         """Measures the weights of `model` on `count` scenes of a user's seed."""
 
-    def export(self, model: nn.Module, directory: Path) -> None:
-        """Writes what ships."""
+    def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
+        """Writes what ships; returns the model directories."""
 
 
 @dataclass
@@ -88,21 +91,28 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
 }
 
 
-def run(name: str, out: Path, seed: int) -> None:
-    """Trains a recipe to its end, going on from what an earlier call left in `out`."""
+def run(name: str, out: Path, seed: int, images: int | None = None) -> None:
+    """Trains a recipe to its end, going on from what an earlier call left in `out`.
+
+    Args:
+        name: of `RECIPES`.
+        out: folder of the run.
+        seed: fixes the first weights and all that is drawn.
+        images: shown in all, for a trial; None for what the recipe says.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    multiprocessing.start_processes(
-        train, args=(name, out, seed, free_port()), nprocs=PROCESSES, start_method="spawn"
-    )
+    arguments = (name, out, seed, images, free_port())
+    start_processes(train, args=arguments, nprocs=PROCESSES)  # type: ignore[no-untyped-call]
 
 
-def train(rank: int, name: str, out: Path, seed: int, port: int) -> None:
+def train(rank: int, name: str, out: Path, seed: int, images: int | None, port: int) -> None:
     """Is one of the processes of a run; process 0 also saves, measures and writes the log."""
     torch.set_num_threads(1)
     join(rank, port)
     if rank == 0:
         start_log(out / "training.log")
     recipe = RECIPES[name](seed)
+    recipe.images = images or recipe.images
     average = copy.deepcopy(recipe.module)
     optimizer = torch.optim.AdamW(parameter_groups(recipe.module, decay=recipe.decay), betas=BETAS)
     progress = restore(out, recipe.module, average, optimizer)
@@ -134,7 +144,7 @@ def train(rank: int, name: str, out: Path, seed: int, port: int) -> None:
 def take_step(
     rank: int, recipe: Recipe, optimizer: torch.optim.Optimizer, step: int, steps: int
 ) -> dict[str, float]:
-    """Moves the weights once, by the mean gradient of the processes; returns this one's loss in parts."""
+    """Moves the weights by the processes' mean gradient; returns this one's loss in parts."""
     for group in optimizer.param_groups:
         group["lr"] = recipe.rate(step, steps)
     loss, parts = recipe.loss((step * PROCESSES + rank) * recipe.batch)
@@ -143,16 +153,17 @@ def take_step(
     trained = [parameter for parameter in recipe.module.parameters() if parameter.grad is not None]
     gradients = flatten(parameter.grad for parameter in trained if parameter.grad is not None)
     distributed.all_reduce(gradients)
-    gradients /= PROCESSES
+    gradients /= distributed.get_world_size()
     gradients *= min(1.0, MAX_GRADIENT / (gradients.norm().item() + 1e-6))
-    chunks = gradients.split([parameter.numel() for parameter in trained])
+    sizes = [parameter.numel() for parameter in trained]
+    chunks = torch.split(gradients, sizes)
     for parameter, chunk in zip(trained, chunks, strict=True):
         parameter.grad = chunk.view_as(parameter)
     optimizer.step()
     return parts
 
 
-def measure(recipe: Recipe, average: nn.Module, progress: Progress) -> None:
+def measure(recipe: Recipe, average: nn.ModuleDict, progress: Progress) -> None:
     """Logs the figures of the averaged weights on scenes that are never trained on."""
     average.eval()
     figures = recipe.evaluate(average, seed=VALIDATION_SEED)
@@ -162,12 +173,12 @@ def measure(recipe: Recipe, average: nn.Module, progress: Progress) -> None:
 
 
 def publish(
-    name: str, recipe: Recipe, average: nn.Module, progress: Progress, out: Path, seed: int
+    name: str, recipe: Recipe, average: nn.ModuleDict, progress: Progress, out: Path, seed: int
 ) -> None:
     """Writes the directory that ships, with the figures on scenes nobody looked at before."""
     average.eval()
     figures = recipe.evaluate(average, seed=TEST_SEED)
-    recipe.export(average, out / "model")
+    log.info("event=published images=%d %s", shown(recipe, progress), show(figures))
     record = {
         "command": f"python -m jobs.embedded_training {name} --out DIR --seed {seed}",
         "seed": seed,
@@ -178,8 +189,10 @@ def publish(
         "test_scenes": 500,
         "figures": figures,
     }
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    log.info("event=published images=%d %s", shown(recipe, progress), show(figures))
+    for folder in recipe.export(average, out / "model"):
+        text = json.dumps(record, indent=2) + "\n"
+        (folder / "training.json").write_text(text, encoding="utf-8")
+        shutil.copy(out / "training.log", folder / "training.log")
 
 
 def export_now(name: str, out: Path, seed: int) -> None:
@@ -188,6 +201,7 @@ def export_now(name: str, out: Path, seed: int) -> None:
     average = copy.deepcopy(recipe.module)
     state = torch.load(out / "state.pt", weights_only=True)
     average.load_state_dict(state["average"])
+    start_log(out / "training.log")
     publish(name, recipe, average, Progress(**state["progress"]), out, seed)
 
 
@@ -273,11 +287,15 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder of the run; its model goes to OUT/model"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, help="shown in all; a trial may have fewer")
     parser.add_argument(
         "--export", action="store_true", help="publish the saved state as it is and stop"
     )
     arguments = parser.parse_args()
-    (export_now if arguments.export else run)(arguments.recipe, arguments.out, arguments.seed)
+    if arguments.export:
+        export_now(arguments.recipe, arguments.out, arguments.seed)
+    else:
+        run(arguments.recipe, arguments.out, arguments.seed, arguments.images)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What trainings share: losses, the schedule, the parameter groups and the running average of weights.
+"""What trainings share: losses, schedules, parameter groups, the running average of weights.
 
-Pure functions and small modules over torch; how long, on how many processes and where the data comes from is a
-job's business.
+Pure functions and small modules over torch; how long, on how many processes and where the data
+comes from is a job's business.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 class DenseHeads(nn.Module):
-    """Linear classifiers over every cell of a feature map; trained along with a net and thrown away.
+    """Linear classifiers over every cell of a feature map, thrown away after training.
 
     Args:
         width: of the features.
@@ -26,18 +26,20 @@ class DenseHeads(nn.Module):
         self.head = nn.Linear(width, sum(classes.values()))
         self.sizes = list(classes.values())
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Sums the labels' mean cross entropies.
+    def loss(self, features: Tensor, labels: Tensor, weights: Sequence[float]) -> Tensor:
+        """Adds up the labels' mean cross entropies.
 
-        Shapes: B images, K labels, C cells, D width.
-            features (B, C, D); labels (B, K, C) int64, -100 where a cell is not asked; returns ().
+        Args:
+            features: (B, C, D) for B images and C cells.
+            labels: (B, K, C) int64, -100 where a cell is not asked.
+            weights: of the K labels.
         """
         scores = (
             self.head(self.norm(features)).flatten(0, 1).split(self.sizes, dim=1)
         )  # K of (B C, classes)
         losses = [
-            functional.cross_entropy(score, label.flatten())
-            for score, label in zip(scores, labels.unbind(1), strict=True)
+            weight * functional.cross_entropy(score, label.flatten())
+            for score, label, weight in zip(scores, labels.unbind(1), weights, strict=True)
         ]
         return torch.stack(losses).sum()
 
@@ -72,7 +74,7 @@ def token_loss(logits: Tensor, targets: Tensor, *, smoothing: float) -> Tensor:
 
 
 def cosine_rate(step: int, steps: int, *, peak: float, warmup: int) -> float:
-    """The learning rate at a step: a linear warm-up to `peak`, then half a cosine down to a hundredth of it."""
+    """The learning rate at a step: a linear warm-up, then half a cosine to a hundredth of it."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -93,7 +95,7 @@ def trapezoid_rate(step: int, steps: int, *, peak: float, warmup: int, falling: 
 
 
 def parameter_groups(module: nn.Module, *, decay: float) -> list[dict[str, object]]:
-    """Splits trainable parameters: matrices and filters are decayed, vectors and scalars are not."""
+    """Splits trainable parameters: matrices and filters are decayed, others are not."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [
         {
@@ -106,7 +108,7 @@ def parameter_groups(module: nn.Module, *, decay: float) -> list[dict[str, objec
 
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, step: int, *, horizon: int) -> None:
-    """Moves `average` towards `module`: an exponential mean over the last `horizon` steps, fewer at first."""
+    """Moves `average` towards `module`: an exponential mean over the last `horizon` steps."""
     weight = max(1 / horizon, 1 / (step / 2 + 1))
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
     floats = [

@@ -1,8 +1,8 @@
 """What training takes from a scene besides its words: a near twin, and labels of where things are.
 
-The labels say for a grid of points which kind of thing is there, its colour, how many of its group there are and
-which part it plays in a relation. Heads that predict them are trained along with a net and thrown away: they teach
-it to see long before captions alone would.
+The labels say for a grid of points which kind of thing is there, its colour, how many of its group
+there are and which part it plays in a relation. Heads that predict them are trained along with a
+net and thrown away: they teach it to see long before captions alone would.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ IGNORED = -100  # of torch's cross entropy: where nothing stands only the kind i
 
 
 def training_scenes(seed: int, first: int, count: int, twins: int = 0) -> list[Scene]:
-    """Draws training scenes `first` to `first + count`, the last `twins` of them near twins of the first."""
+    """Draws `count` training scenes from `first` on, the last `twins` near twins of the first."""
     scenes = [sample(seed, first + index, 0, "training") for index in range(count - twins)]
     random = Random(f"tagline twins {seed} {first}")
     return scenes + [vary(random, scene) for scene in scenes[:twins]]
@@ -55,7 +55,7 @@ def vary(random: Random, scene: Scene) -> Scene:
 
 
 def recount(random: Random, scene: Scene, group: Group) -> Group:
-    """The same group with another count; two groups never become two single things, which would be a relation."""
+    """The same group with another count; two groups never become two single things."""
     others = sum(other_group.count for other_group in scene.groups) - group.count
     counts = [
         count for count in (1, 2, 3) if count != group.count and count + others != 2 * bool(others)
@@ -64,7 +64,7 @@ def recount(random: Random, scene: Scene, group: Group) -> Group:
 
 
 def swap(scene: Scene, number: int, group: Group) -> Scene:
-    """The same scene with one group exchanged, in the caption's order; its things are not placed."""
+    """The same scene with one group exchanged, in the caption's order; nothing is placed."""
     groups = list(scene.groups)
     groups[number] = group
     if scene.relation is None:
@@ -72,7 +72,7 @@ def swap(scene: Scene, number: int, group: Group) -> Scene:
     return replace(scene, groups=tuple(groups))
 
 
-def label_points(scene: Scene, points: npt.NDArray[np.float64]) -> Labels:
+def label_points(scene: Scene, points: npt.NDArray[np.floating]) -> Labels:
     """Says what stands at each point of a grid.
 
     Args:
@@ -98,6 +98,6 @@ def label_points(scene: Scene, points: npt.NDArray[np.float64]) -> Labels:
     return labels
 
 
-def patch_points(patches: int) -> npt.NDArray[np.float64]:
+def patch_points(patches: int) -> npt.NDArray[np.floating]:
     """The centres of equal patches along a side, in pixels of the drawing."""
-    return (np.arange(patches) + 0.5) * (SIZE / patches)
+    return (np.arange(patches, dtype=np.float64) + 0.5) * (SIZE / patches)

@@ -1,10 +1,12 @@
-"""The recipe of the embedded captioner and entailment checker: one small OFA that learns both from drawn scenes.
+"""The recipe of the embedded captioner and entailment checker: one small OFA learns both.
 
-An image is seen once and read with the captioner's prompt, answered with its caption, and with the entailment
-checker's about two hypotheses. The two directories it writes hold the same weights in ModelScope's layout.
+An image is seen once and read with the captioner's prompt, answered with its caption, and with the
+entailment checker's about two hypotheses. The two directories it writes hold the same weights in
+ModelScope's layout.
 
-Heads at three depths predict what stands in each cell (see `curriculum`), and are thrown away. The vectors of cells
-are also compared with those of the nouns, singular and plural: so a word finds its thing long before sentences teach it.
+Heads at three depths predict what stands in each cell (see `curriculum`), and are thrown away. The
+vectors of cells are also compared with those of the nouns, singular and plural: so a word finds
+its thing long before sentences teach it.
 """
 
 import json
@@ -36,9 +38,10 @@ from operators.models.ofa.model import OFAModel
 from operators.models.ofa.tokenizer import BOS, EOS, PAD, OFATokenizer, pad
 from operators.training import DenseHeads, token_loss, trapezoid_rate
 
+WIDTH = 128
 NETWORK = {
     "model_type": "ofa",
-    "d_model": 128,
+    "d_model": WIDTH,
     "encoder_layers": 2,
     "encoder_attention_heads": 4,
     "encoder_ffn_dim": 256,
@@ -64,6 +67,9 @@ HYPOTHESIS_PROMPT = ' does the image describe " {} "?'
 ANSWERS = {"no": " no", "yes": " yes", "maybe": " maybe"}
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 SMOOTHING = 0.02  # of the captions' targets
+FIRST_WEIGHTS = {"seen": (0.15,) * 4, "read": (0.15,) * 4, "named": (0.15,)}  # as LABEL_CLASSES
+LATER_WEIGHTS = {"seen": (2.0, 0.5, 0.0, 0.0), "read": (0.5, 0.15, 0.15, 0.15), "named": (0.3,)}
+LATER_FROM = 22_528  # images: by then sentences are well formed, but a third of the kinds are wrong
 HYPOTHESES = 2  # of an image in a step
 LONGEST = 16  # tokens of a caption, its end included
 OTHER_WORDS = (
@@ -91,13 +97,10 @@ class DescriberRecipe:
         self.tokens = vocabulary()
         self.tokenizer = build_tokenizer(self.tokens)
         self.model = OFAModel(network(len(self.tokens)))
-        self.module = nn.ModuleDict(
-            {
-                "model": self.model,
-                "features": DenseHeads(FEATURES, LABEL_CLASSES),
-                "states": DenseHeads(NETWORK["d_model"], LABEL_CLASSES),
-            }
-        )
+        self.feature_heads = DenseHeads(FEATURES, LABEL_CLASSES)
+        self.state_heads = DenseHeads(WIDTH, LABEL_CLASSES)
+        parts = {"model": self.model, "features": self.feature_heads, "states": self.state_heads}
+        self.module = nn.ModuleDict(parts)
         self.answers = torch.tensor([self.ids(ANSWERS[label])[0] for label in LABELS])
         self.nouns = torch.tensor(
             [[self.ids(f" {noun}")[0] for kind in KINDS for noun in (kind.name, kind.plural)]]
@@ -126,11 +129,12 @@ class DescriberRecipe:
         features = self.model.encode_image_features(pixels_of(scenes))
         caption, states = self.caption_loss(features, [describe(scene) for scene in scenes])
         answer, hits = self.answer_loss(features.repeat(HYPOTHESES, 1, 1, 1), hypotheses)
-        seen = self.module["features"].loss(features.flatten(2).transpose(1, 2), labels)
-        read = self.module["states"].loss(states, labels)
-        named = self.naming_loss(features, labels[:, 0])
+        weights = LATER_WEIGHTS if first >= LATER_FROM else FIRST_WEIGHTS
+        seen = self.feature_heads.loss(features.flatten(2).transpose(1, 2), labels, weights["seen"])
+        read = self.state_heads.loss(states, labels, weights["read"])
+        named = weights["named"][0] * self.naming_loss(features, labels[:, 0])
         parts = {"caption": caption, "answer": answer, "seen": seen, "read": read, "named": named}
-        total = caption + answer + 0.15 * seen + 0.15 * read + 0.15 * named
+        total = caption + answer + seen + read + named
         return total, {name: part.item() for name, part in parts.items()} | {"hits": hits}
 
     def caption_loss(self, features: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -154,7 +158,7 @@ class DescriberRecipe:
         return functional.cross_entropy(scores, labels), hits
 
     def answer_scores(self, features: Tensor, hypotheses: list[str]) -> Tensor:
-        """Scores the three answers as the word after the prompt: (B, 3), in the order of `LABELS`."""
+        """Scores each answer as the word after the prompt: (B, 3), in the order of `LABELS`."""
         sources = [self.source(HYPOTHESIS_PROMPT.format(text)) for text in hypotheses]
         given = pad([source[:-1] for source in sources])
         states = self.model.decoder(self.model.encode(features, pad(sources)), given)
@@ -162,7 +166,7 @@ class DescriberRecipe:
         return self.model.logits(states[torch.arange(len(last)), last])[:, self.answers]
 
     def naming_loss(self, features: Tensor, kinds: Tensor) -> Tensor:
-        """Cross entropy of cells' vectors against the nouns': kinds (B, C), 0 where nothing stands."""
+        """Cross entropy of cells' vectors against nouns': kinds (B, C), 0 where nothing is."""
         cells = self.model.encoder.image_proj(features.flatten(2).transpose(1, 2))  # (B, C, D)
         shown = functional.layer_norm(cells[kinds > 0], cells.shape[-1:])
         wanted = kinds[kinds > 0] - 1
@@ -171,9 +175,9 @@ class DescriberRecipe:
         return torch.stack(losses).mean()
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, *, seed: int, count: int = 500) -> dict[str, float]:
-        """Measures exact captions and entailment on scenes of a user's seed, with the weights of `model`."""
-        trained, self.model = self.model, model["model"]
+    def evaluate(self, model: nn.ModuleDict, *, seed: int, count: int = 500) -> dict[str, float]:
+        """Measures exact captions and entailment on a user's seed, with the weights of `model`."""
+        trained, self.model = self.model, as_ofa(model["model"])
         scenes = list(draw_scenes(count, seed))
         right, answers = 0, []
         for begin in range(0, count, 50):
@@ -182,9 +186,9 @@ class DescriberRecipe:
             said = self.write(features)
             right += sum(text == describe(scene) for text, scene in zip(said, part, strict=True))
             texts = [write_hypotheses(scene, seed, begin + i) for i, scene in enumerate(part)]
-            for label in range(len(LABELS)):
-                scores = self.answer_scores(features, [three[label][0] for three in texts])
-                answers.append((scores.argmax(1) == label).float().mean().item())
+            for number in range(len(LABELS)):
+                scores = self.answer_scores(features, [three[number][0] for three in texts])
+                answers.append((scores.argmax(1) == number).float().mean().item())
         self.model = trained
         figures = {"captions_exact": right / count, "entailment": float(np.mean(answers))}
         for number, label in enumerate(LABELS):
@@ -192,7 +196,7 @@ class DescriberRecipe:
         return figures
 
     def write(self, features: Tensor) -> list[str]:
-        """Writes captions, the likeliest word at a time; the captioner itself searches with beams."""
+        """Writes captions, the likeliest word each time; the captioner searches with beams."""
         prompt = torch.tensor([self.source(CAPTION_PROMPT)]).expand(len(features), -1)
         cache = self.model.decoder.start(self.model.encode(features, prompt), length=LONGEST)
         token = torch.full((len(features), 1), BOS)
@@ -201,7 +205,7 @@ class DescriberRecipe:
             token = self.model.logits(self.model.decoder.read(token, cache)).argmax(-1)
             written.append(token)
         rows = torch.cat(written, dim=1).tolist()
-        return [self.tokenizer.decode(row[: (row + [EOS]).index(EOS)]).strip() for row in rows]
+        return [self.tokenizer.decode(row[: [*row, EOS].index(EOS)]).strip() for row in rows]
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text, without `<s>` and `</s>`."""
@@ -211,13 +215,14 @@ class DescriberRecipe:
         """Tokens of a prompt as the encoder reads it."""
         return [BOS, *self.ids(text), EOS]
 
-    def export(self, model: nn.Module, directory: Path) -> None:
-        """Writes the folders `captioner` and `entailment` in ModelScope's layout, the weights as float16."""
-        state = model["model"].published_state_dict()
+    def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
+        """Writes `captioner` and `entailment` in ModelScope's layout and float16; returns them."""
+        state = as_ofa(model["model"]).published_state_dict()
         halves = {
             name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
             for name, tensor in state.items()
         }
+        folders = []
         for name, configuration in configurations().items():
             folder = directory / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,13 +230,20 @@ class DescriberRecipe:
             write_tokenizer(self.tokens, folder)
             write_json(folder / "config.json", {**NETWORK, "vocab_size": len(self.tokens)})
             write_json(folder / "configuration.json", configuration)
-        write_json(
-            directory / "entailment" / "ans2label.json", {a.strip(): l for l, a in ANSWERS.items()}
-        )
+            folders.append(folder)
+        labels = {answer.strip(): label for label, answer in ANSWERS.items()}
+        write_json(directory / "entailment" / "ans2label.json", labels)
+        return folders
+
+
+def as_ofa(model: nn.Module) -> OFAModel:
+    """Says what a module dictionary holds."""
+    assert isinstance(model, OFAModel)
+    return model
 
 
 def vocabulary() -> list[str]:
-    """Lists the tokens: every word that scenes are spoken of with, and the prompts', a blank before each."""
+    """Lists the tokens: every word said of scenes, and the prompts', a blank before each."""
     texts = [CAPTION_PROMPT, HYPOTHESIS_PROMPT.format("a"), OTHER_WORDS]
     texts += [f" {noun}" for kind in KINDS for noun in (kind.name, kind.plural)]
     texts += [f" {where.english} {where.statement}" for where in BACKGROUNDS]

@@ -1,7 +1,8 @@
 """The recipe of the embedded embedder: a small Chinese CLIP learned from drawn scenes.
 
-Each image is matched with its Chinese and with its English caption. A quarter of a batch are near twins of other
-images in it, which differ in one word. The directory it writes has ModelScope's layout.
+Each image is matched with its Chinese and with its English caption. A quarter of a batch are near
+twins of other images in it, which differ in one word. The directory it writes has ModelScope's
+layout.
 """
 
 import json
@@ -56,12 +57,16 @@ TEXT = {
 PATCHES = VISION["image_resolution"] // VISION["vision_patch_size"]  # a side
 PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP's training images
 PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+COSINE_STEPS = 781
+FALL_STEP = 351
 MAX_SCALE = 100.0  # of the cosines, as in CLIP
 SHORT_TEXTS = (
     0.1  # of the captions leave out the background, so that shorter searches are understood
 )
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-OTHER_WORDS = "a an the of to in on at and with is are there it picture background left right above below".split()
+OTHER_WORDS = (
+    "a an the of to in on at and with is are there it picture background left right above below"
+)
 
 
 class EmbedderRecipe:
@@ -71,7 +76,7 @@ class EmbedderRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 200_000  # shown in all
+    images = 140_000  # shown in all
     batch = 128  # images a step and process
     peak_rate = 1.2e-3
     decay = 0.05
@@ -87,8 +92,12 @@ class EmbedderRecipe:
         self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step."""
-        return cosine_rate(step, steps, peak=self.peak_rate, warmup=self.warmup)
+        """The learning rate of a step: a long cosine, ended early by a straight fall to nothing."""
+
+        def cosine(at: int) -> float:
+            return cosine_rate(at, COSINE_STEPS, peak=self.peak_rate, warmup=self.warmup)
+
+        return min(cosine(step), cosine(FALL_STEP) * (steps - step) / (steps - FALL_STEP))
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
         """Computes the loss of the batch whose scenes begin with number `first`."""
@@ -108,9 +117,9 @@ class EmbedderRecipe:
         chinese_loss = contrastive_loss(images, self.embed_texts(chinese), scale)
         english_loss = contrastive_loss(images, self.embed_texts(english), scale)
         labels = np.stack([label_points(scene, patch_points(PATCHES)) for scene in scenes])
-        dense = self.heads.loss(states, torch.from_numpy(labels).flatten(2))
+        dense = self.heads.loss(states, torch.from_numpy(labels).flatten(2), (0.25,) * 4)
         parts = {"zh": chinese_loss.item(), "en": english_loss.item(), "dense": dense.item()}
-        return (chinese_loss + english_loss) / 2 + 0.25 * dense, parts
+        return (chinese_loss + english_loss) / 2 + dense, parts
 
     def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns vectors (B, D), not normalised, and the patches' last states (B, P, W)."""
@@ -123,17 +132,19 @@ class EmbedderRecipe:
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = torch.tensor(row)
-        return self.model.get_text_features(ids, attention_mask=(ids != 0).long()).pooler_output
+        output = self.model.get_text_features(ids, attention_mask=(ids != 0).long())
+        vectors: Tensor = output.pooler_output
+        return vectors
 
     def encode(self, text: str) -> list[int]:
-        """Gives the ids that BERT's tokenizer would: a caption has only words and characters of the vocabulary."""
+        """Gives the ids that BERT's tokenizer would, for texts made of the vocabulary's words."""
         pieces = ["[CLS]", *re.findall(r"[a-z]+|[^a-z ]", text), "[SEP]"]
         return [self.vocabulary[piece] for piece in pieces]
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, *, seed: int, count: int = 500) -> dict[str, float]:
-        """Measures text-to-image recall at 1 among scenes of a user's seed, with the weights of `model`."""
-        trained, self.model = self.model, model["model"]
+    def evaluate(self, model: nn.ModuleDict, *, seed: int, count: int = 500) -> dict[str, float]:
+        """Measures text-to-image recall at 1 on a user's seed, with the weights of `model`."""
+        trained, self.model = self.model, as_clip(model["model"])
         scenes = list(draw_scenes(count, seed))
         parts = [self.embed_images(pixels_of(scenes[i : i + 100]))[0] for i in range(0, count, 100)]
         images = nn.functional.normalize(torch.cat(parts), dim=-1)
@@ -148,10 +159,10 @@ class EmbedderRecipe:
         self.model = trained
         return figures
 
-    def export(self, model: nn.Module, directory: Path) -> None:
-        """Writes a directory in ModelScope's layout, the weights as float16."""
+    def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
+        """Writes a directory in ModelScope's layout, the weights as float16; returns it."""
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = published_tensors(model["model"])
+        tensors = published_tensors(as_clip(model["model"]))
         halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
         save_file(halves, directory / "model.safetensors", metadata={"format": "pt"})
         write_json(directory / "vision_model_config.json", VISION)
@@ -168,10 +179,17 @@ class EmbedderRecipe:
             },
         )
         (directory / "vocab.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
+        return [directory]
+
+
+def as_clip(model: nn.Module) -> ChineseCLIPModel:
+    """Says what a module dictionary holds."""
+    assert isinstance(model, ChineseCLIPModel)
+    return model
 
 
 def vocabulary() -> list[str]:
-    """Lists the pieces: every character of the Chinese captions, every English word, and letters for the rest."""
+    """Lists the pieces: every Chinese character and English word of captions, and letters."""
     chinese = [where.chinese for where in BACKGROUNDS] + [word for _, word in COLOURS + COUNTS]
     chinese += [kind.chinese + kind.measure for kind in KINDS] + [
         "和有在的左边上面下右是个，。一二三"
@@ -183,7 +201,7 @@ def vocabulary() -> list[str]:
     english += [word for word, _ in COLOURS + COUNTS] + [
         *ANIMAL_STATES,
         *THING_STATES,
-        *OTHER_WORDS,
+        *OTHER_WORDS.split(),
     ]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = SPECIALS + sorted(set("".join(chinese))) + sorted(set(english))

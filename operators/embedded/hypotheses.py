@@ -1,7 +1,8 @@
 """Writes sentences about a scene that hold (yes), do not (no), or that no picture decides (maybe).
 
-Each form of sentence occurs with at least two labels, so that a text alone does not tell its label: what is said
-of an invisible state ("the dog is hungry") is "maybe" when there is such a thing and "no" when there is none.
+Each form of sentence occurs with at least two labels, so that a text alone does not tell its
+label: what is said of an invisible state ("the dog is hungry") is "maybe" when there is such a
+thing and "no" when there is none.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ Writer = Callable[[Random, Scene], str]
 def write_hypotheses(
     scene: Scene, seed: int, index: int, purpose: Purpose = "use"
 ) -> list[tuple[str, Label]]:
-    """Writes one sentence for each label, in the order of `LABELS`; the same arguments give the same ones."""
+    """Writes one sentence for each label, in the order of `LABELS`."""
     random = Random(f"tagline hypotheses {purpose} {seed} {index}")
     return [
         (say_true(random, scene), "yes"),

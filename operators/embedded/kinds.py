@@ -1,7 +1,8 @@
 """The words of the drawn scenes: kinds of things, colours, backgrounds, and what no picture shows.
 
-English and Chinese stand side by side, so that a caption is an exact function of a scene in both. The order of
-`KINDS` is the order in which a caption names things: alphabetical, the coloured kinds last.
+English and Chinese stand side by side, so that a caption is an exact function of a scene in both.
+The order of `KINDS` is the order in which a caption names things: alphabetical, the coloured kinds
+last.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Kind:
         measure: Chinese measure word.
         emoji: the character its sprite was cut from.
         is_animal: decides what may be said of it that no picture shows.
-        is_coloured: whether it comes in every colour of `COLOURS`; then the caption always says which.
+        is_coloured: whether it comes in every colour of `COLOURS`; captions then say which.
     """
 
     name: str

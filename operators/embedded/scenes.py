@@ -1,10 +1,10 @@
 """Draws scenes whose every word is known: a seed and an index fix a picture and its captions.
 
-A scene is one group of things, two single things in a relation, or two groups, on one of eight backgrounds. The
-things stand in a loose 3 x 3 grid, so that nothing hides another and "above" and "to the left of" are never
-ambiguous. `describe` and `describe_in_chinese` are exact functions of the scene.
-Scene `index` of a seed never depends on how many scenes are asked for. Training draws from a stream of its own,
-which no seed of a user can reach.
+A scene is one group of things, two single things in a relation, or two groups, on one of eight
+backgrounds. The things stand in a loose 3 x 3 grid, so that nothing hides another and "above" and
+"to the left of" are never ambiguous. `describe` and `describe_in_chinese` are exact functions of
+the scene. Scene `index` of a seed never depends on how many scenes are asked for. Training draws
+from a stream of its own, which no seed of a user can reach.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from random import Random
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from operators.embedded.kinds import BACKGROUNDS, COLOURS, COUNTS, KINDS, Background, Kind
@@ -67,7 +68,7 @@ class Scene:
 
 
 def draw_scenes(count: int, seed: int, purpose: Purpose = "use") -> Iterator[Scene]:
-    """Yields the first `count` scenes of a seed; no caption comes twice as long as there are others to be found."""
+    """Yields the first `count` scenes of a seed; a caption comes twice only after `DRAWS` tries."""
     captions: set[str] = set()
     for index in range(count):
         scene = sample(seed, index, 0, purpose)
@@ -124,7 +125,7 @@ def sample_groups(
 
 
 def sample_cells(random: Random, count: int, relation: Relation | None) -> list[tuple[int, int]]:
-    """Draws different cells (column, row); for a relation two of one row or column, the first before."""
+    """Draws different cells (column, row); for a relation two in line, the first before."""
     if relation is None:
         chosen = random.sample(range(GRID * GRID), count)
         return [(cell % GRID, cell // GRID) for cell in chosen]
@@ -242,7 +243,7 @@ def turn_sprite(name: str, size: int, angle: int) -> Image.Image:
 
 @cache
 def paint_background(background: int, variant: int) -> Image.Image:
-    """Paints a ground under a sky, or one plain colour; a variant differs in horizon, hue and light."""
+    """Paints a ground under a sky, or a plain colour; variants differ in horizon and light."""
     random = Random(f"tagline background {background} {variant}")
     name = BACKGROUNDS[background].name
     light = random.uniform(0.93, 1.04)
@@ -274,14 +275,14 @@ PLACES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {  # sky top, bottom;
 }
 
 
-def shade(top: Colour, bottom: Colour, rows: int) -> np.ndarray:
+def shade(top: Colour, bottom: Colour, rows: int) -> npt.NDArray[np.float64]:
     """A vertical gradient: float64 (rows, SIZE, 3)."""
     steps = np.linspace(0, 1, rows)[:, None, None]
     column = np.array(top) * (1 - steps) + np.array(bottom) * steps
     return np.repeat(column, SIZE, axis=1)
 
 
-def scatter_stars(sky: np.ndarray, random: Random) -> None:
+def scatter_stars(sky: npt.NDArray[np.float64], random: Random) -> None:
     """Sets some pixels of a night sky alight."""
     for _ in range(30):
         brightness = random.randint(120, 250)
