@@ -13,6 +13,7 @@ from schemas.errors import ModelError
 
 Layout = Literal["modelscope", "huggingface"]
 
+SUPPORTED = ("ofa", "chinese_clip")  # architectures this version computes with
 CLIP_FILES = (
     "vision_model_config.json",
     "text_model_config.json",
