@@ -16,6 +16,7 @@ from schemas.errors import RunError
 
 OBJECT_STORE_BYTES = 1_000_000_000  # a few shards of encoded images; what does not fit is spilled
 OBJECT_STORE_FRACTION = 0.2  # of the memory, on small machines
+LOOPBACK = "127.0.0.1"
 MEMORY_LIMIT_FILES = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -96,6 +97,7 @@ def _start() -> None:
     with _no_stderr():
         ray.init(
             address="local",
+            _node_ip_address=LOOPBACK,
             num_cpus=int(capacity.cpus),
             num_gpus=int(capacity.gpus),
             include_dashboard=False,

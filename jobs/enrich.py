@@ -191,3 +191,9 @@ def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:
     for name, key in planned.operators.items():
         if computed[name] and busy[name]:
             record_rate(planned.table, key, computed[name] / float(busy[name]))
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["enrich"])

@@ -203,8 +203,10 @@ def _named_shard(shard: str) -> list[pa.Table]:
 
 
 def _source(shards: Sequence[Shard]) -> Dataset:
-    source = _Shards(shards)
-    return ray.data.read_datasource(source, num_cpus=TASK_CPUS, override_num_blocks=len(shards))
+    named: Dataset = ray.data.read_datasource(
+        _Shards(shards), num_cpus=TASK_CPUS, override_num_blocks=len(shards)
+    )
+    return named
 
 
 def _pooled(
@@ -231,7 +233,10 @@ def _pooled(
 def _mapped(dataset: Dataset, function: Any, **options: Any) -> Dataset:
     with warnings.catch_warnings():  # Ray 2.60 has no named parameter for retries; pinned
         warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")
-        return dataset.map_batches(function, batch_size=1, batch_format="pyarrow", **options)
+        mapped: Dataset = dataset.map_batches(
+            function, batch_size=1, batch_format="pyarrow", **options
+        )
+    return mapped
 
 
 def _configure() -> None:
