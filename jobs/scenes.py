@@ -1,7 +1,7 @@
-"""Writes drawn scenes as a data set: pictures, a manifest with true captions, and labelled hypotheses.
+"""Writes drawn scenes as a data set: pictures, a manifest with captions, labelled hypotheses.
 
-`tagline scenes OUT --count N --seed S`. The manifest names pictures relative to its own folder, so the folder can
-be moved. The same seed gives the same pictures; a larger count only adds some.
+`tagline scenes OUT --count N --seed S`. The manifest names pictures relative to its own folder, so
+the folder can be moved. The same seed gives the same pictures; a larger count only adds some.
 """
 
 import json

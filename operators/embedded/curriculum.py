@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from operators.embedded.hypotheses import absent_group, other
 from operators.embedded.kinds import BACKGROUNDS, COLOURS, COUNTS, KINDS
-from operators.embedded.scenes import SIZE, Group, Scene, place, sample, sample_cells
+from operators.embedded.scenes import (
+    BACKGROUND_VARIANTS,
+    GRID,
+    SIZE,
+    Group,
+    Scene,
+    place,
+    sample,
+    sample_cells,
+)
 
 Labels = npt.NDArray[np.int64]
 
@@ -32,6 +41,28 @@ def training_scenes(seed: int, first: int, count: int, twins: int = 0) -> list[S
     scenes = [sample(seed, first + index, 0, "training") for index in range(count - twins)]
     random = Random(f"tagline twins {seed} {first}")
     return scenes + [vary(random, scene) for scene in scenes[:twins]]
+
+
+def crowded_scenes(seed: int, first: int, count: int) -> list[Scene]:
+    """Draws pictures of six to nine different things each, to learn to see from."""
+    scenes = []
+    for index in range(first, first + count):
+        random = Random(f"tagline crowd {seed} {index}")
+        kinds = random.sample(range(len(KINDS)), random.randint(6, GRID * GRID))
+        groups = tuple(
+            Group(kind, random.randrange(len(COLOURS)) if KINDS[kind].is_coloured else None, 1)
+            for kind in kinds
+        )
+        scenes.append(
+            Scene(
+                background=random.randrange(len(BACKGROUNDS)),
+                variant=random.randrange(BACKGROUND_VARIANTS),
+                groups=groups,
+                relation=None,
+                things=place(random, groups, sample_cells(random, len(kinds), None)),
+            )
+        )
+    return scenes
 
 
 def vary(random: Random, scene: Scene) -> Scene:

@@ -58,7 +58,7 @@ PATCHES = VISION["image_resolution"] // VISION["vision_patch_size"]  # a side
 PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP's training images
 PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 COSINE_STEPS = 781
-FALL_STEP = 351
+FALL_STEP = 360
 MAX_SCALE = 100.0  # of the cosines, as in CLIP
 SHORT_TEXTS = (
     0.1  # of the captions leave out the background, so that shorter searches are understood
@@ -76,7 +76,7 @@ class EmbedderRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 140_000  # shown in all
+    images = 108_800  # shown in all
     batch = 128  # images a step and process
     peak_rate = 1.2e-3
     decay = 0.05

@@ -2,7 +2,14 @@ from random import Random
 
 import numpy as np
 
-from operators.embedded.curriculum import IGNORED, label_points, patch_points, training_scenes, vary
+from operators.embedded.curriculum import (
+    IGNORED,
+    crowded_scenes,
+    label_points,
+    patch_points,
+    training_scenes,
+    vary,
+)
 from operators.embedded.scenes import Group, Scene, Thing, describe, draw_scenes
 
 
@@ -35,3 +42,9 @@ def test_twins_close_a_batch():
     scenes = training_scenes(0, 100, 8, twins=2)
     assert scenes[:6] == training_scenes(0, 100, 6)
     assert len(scenes) == 8
+
+
+def test_crowds_hold_six_to_nine_different_things():
+    for scene in crowded_scenes(0, 100, 20):
+        assert 6 <= len({group.kind for group in scene.groups}) == len(scene.things) <= 9
+    assert crowded_scenes(0, 105, 1)[0] == crowded_scenes(0, 100, 20)[5]
