@@ -182,7 +182,7 @@ def verify_command(model: Model, json_: Json = False) -> None:
         for fault in found["faults"]:
             typer.echo(f"- {fault}")
     if not found["is_whole"]:
-        raise typer.Exit(1)
+        raise SystemExit(1)  # typer.Exit would be lost where this app is a part of another
 
 
 @app.command("pull")

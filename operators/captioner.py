@@ -88,6 +88,7 @@ class Captioner:
             "min_tokens": min_tokens,
             "no_repeat_ngram": no_repeat_ngram,
         }
+        self.model = model
         self.directory = checkpoint.resolve(model)
         self.options = _resolve(self.directory, given)
         _check_options(name, self.options, precision, self.directory)
@@ -165,7 +166,10 @@ class Captioner:
         if self._net is None:
             from operators.models.ofa.captions import OFACaptions
 
-            self._net = OFACaptions(self.directory, self.options, self.precision)
+            directory = checkpoint.find_again(
+                self.model, self.directory, self.description["weights"]
+            )
+            self._net = OFACaptions(directory, self.options, self.precision)
         return self._net
 
 

@@ -64,6 +64,7 @@ class Embedder:
     ) -> None:
         _check_option(name, "rounding", rounding, (None, *get_args(Rounding)))
         _check_option(name, "precision", precision, get_args(Precision))
+        self.model = model
         self.directory = checkpoint.resolve(model)
         layout = expect(self.directory, "embedder").layout
         self.rounding: Rounding = rounding or ("fp16" if layout == "modelscope" else "none")
@@ -173,7 +174,7 @@ class Embedder:
             from operators.models import chinese_clip
 
             self._net = chinese_clip.load(
-                self.directory,
+                checkpoint.find_again(self.model, self.directory, self.description["weights"]),
                 rounding=self.rounding,
                 precision=self.precision,
                 device="cuda" if torch.cuda.is_available() else "cpu",

@@ -71,6 +71,7 @@ class Entailment:
         upstream_keys: Mapping[str, str] | None = None,
     ) -> None:
         _check_options(name, hypothesis, hypotheses, precision)
+        self.model = model
         self.directory = checkpoint.resolve(model)
         expect(self.directory, "entailment")
         self.answers = _answers(self.directory)
@@ -185,7 +186,10 @@ class Entailment:
         if self._net is None:
             from operators.models.ofa.answers import OFAAnswers
 
-            self._net = OFAAnswers(self.directory, self.precision)
+            directory = checkpoint.find_again(
+                self.model, self.directory, self.description["weights"]
+            )
+            self._net = OFAAnswers(directory, self.precision)
         return self._net
 
     def _as_table(

@@ -63,6 +63,26 @@ def resolve(model: str | Path) -> Path:
     )
 
 
+def find_again(model: str | Path, directory: Path, weights: str) -> Path:
+    """Finds, on the machine that computes, the directory an operator was built with on another.
+
+    Args:
+        model: as given to `resolve`.
+        directory: where it was when the operator was built.
+        weights: its digest then.
+
+    Raises:
+        ModelError: it is not here, or holds something else than then.
+    """
+    here = directory if directory.is_dir() else resolve(model)
+    if digest(here) != weights:
+        raise ModelError(
+            f"{here}: not what it was when the run was planned; its files were changed or differ "
+            "between machines; run the command again"
+        )
+    return here
+
+
 def cache_folder() -> Path:
     """Where fetched models and digests are kept: `TAGLINE_CACHE`, else `~/.cache/tagline`."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagline"

@@ -208,6 +208,22 @@ def test_building_reads_no_weights(tmp_path):
         embedder.load()
 
 
+def test_a_machine_without_the_directory_finds_the_model_again(tmp_path, monkeypatch, rgb):
+    shutil.copytree(tiny.checkpoint("chinese_clip_mini"), tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    built = Embedder("there")
+    built.directory = tmp_path / "of another machine"
+    assert built.embed(rgb[:1]).shape == (1, built.dimension)
+
+
+def test_weights_that_changed_since_the_plan_are_refused(tmp_path):
+    directory = tiny.checkpoint("chinese_clip_mini", folder=tmp_path / "model")
+    built = Embedder(directory)
+    tiny.checkpoint("chinese_clip_mini", seed=1, folder=directory)
+    with pytest.raises(ModelError, match="not what it was when the run was planned"):
+        built.load()
+
+
 def test_tiny_images_and_long_strips_are_embedded(mini):
     for size in ((1, 1), (1, 5000), (5000, 1)):
         assert np.isfinite(mini.embed(Image.new("RGB", size, "teal"))).all()
