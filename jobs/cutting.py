@@ -2,8 +2,8 @@
 
 Rows of the table come first, in the order of its data files: a data file that fits into what is
 left of a shard goes into it whole, a larger one gets shards of its own. New rows follow in the
-manifest's order. The names of the files hold a digest of their content, so that two drivers that cut
-the same plan differently, for another number of actors, never mix: the first plan.json counts.
+manifest's order. The names of the files hold a digest of their content, so that two drivers that
+cut the same plan differently, for another number of actors, never mix: the first plan.json counts.
 """
 
 import hashlib

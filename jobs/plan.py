@@ -174,8 +174,8 @@ def _written(
 ) -> Plan:
     """Writes all that a run needs, `plan.json` last."""
     record_operators(made.table, comparison.operators)
-    is_judged = not comparison.open_errors()
-    tried = {name: key if is_judged else ANOTHER for name, key in made.operators.items()}
+    left = comparison.open_stages()
+    tried = {name: ANOTHER if name in left else key for name, key in made.operators.items()}
     record_tried(made.table, made.id, tried)
     expectation = Expectation(
         image_bytes=_image_bytes(comparison, config),

@@ -157,9 +157,12 @@ class Comparison:
         """Counts the rows whose image is needed."""
         return self._number(f"SELECT count(*) FROM decided WHERE {NEEDS_IMAGE}")
 
-    def open_errors(self) -> int:
-        """Counts errors that this plan leaves although what failed has changed since."""
-        return self._number(f"SELECT count(*) FROM decided WHERE {IS_OPEN}")
+    def open_stages(self) -> set[str]:
+        """The stages of errors that this plan leaves although something changed since."""
+        return {
+            stage
+            for (stage,) in self._rows(f"SELECT DISTINCT {ERROR}.stage FROM decided WHERE {IS_OPEN}")
+        }
 
     def replaced(self) -> list[int]:
         """The positions of the data files that hold a row to be written again or removed."""

@@ -1,4 +1,4 @@
-"""A job without Ray, for tests of planning and committing: one shard after the other, in process."""
+"""A job without Ray, for tests of planning and committing: one shard after the other."""
 
 import io
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from schemas.config import JobConfig
 from schemas.enriched import IMAGE_ENCODED
 from schemas.errors import RowFault, RowFaults
 from tests.plain_operators import CATALOG
+
+ALL = Selection()
 
 
 def write_manifest(folder: str | Path, rows: Sequence[dict[str, Any]], name: str = "m") -> str:
@@ -45,7 +47,7 @@ def config_of(
     manifest: str, table: str | Path, operators: dict[str, Any], **more: Any
 ) -> JobConfig:
     """A checked config with the plain operators."""
-    document = {"manifest": manifest, "table": str(table), "operators": operators, **more}
+    document = {"manifest": str(manifest), "table": str(table), "operators": operators, **more}
     return check_document(document, catalog=CATALOG)
 
 
@@ -54,7 +56,7 @@ def operators_of(config: JobConfig) -> list[Operator]:
     return build_operators(config, open_manifest(config).schema.names, catalog=CATALOG)
 
 
-def make_plan(config: JobConfig, selection: Selection = Selection(), **more: Any) -> Plan:
+def make_plan(config: JobConfig, selection: Selection = ALL, **more: Any) -> Plan:
     """Plans a config."""
     return plan(config, operators_of(config), selection=selection, **more)
 
@@ -96,7 +98,7 @@ def write_part(
 
 
 def enrich(
-    config: JobConfig, selection: Selection = Selection(), ledger: Ledger | None = None, **more: Any
+    config: JobConfig, selection: Selection = ALL, ledger: Ledger | None = None, **more: Any
 ) -> Plan:
     """Plans, runs and commits, as the real job does."""
     operators = operators_of(config)

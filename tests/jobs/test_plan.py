@@ -1,11 +1,14 @@
-from pathlib import Path
-
 import pytest
 
 from jobs import storage
+from jobs.plan import Selection
+from jobs.shards import read_shard
+from schemas.errors import ConfigError, TableError
 from tests import plain_run as job
 
-BOTH = {"digest": {"use": "digest"}, "upper": {"use": "upper", "text": "title"}}
+DIGEST = {"digest": {"use": "digest"}}
+UPPER = {"upper": {"use": "upper", "text": "title"}}
+BOTH = DIGEST | UPPER
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -14,33 +17,399 @@ def folder(request, tmp_path):
 
 
 @pytest.fixture
-def images(folder):
-    return job.write_images(f"{folder}/images", 20)
+def rows(tmp_path):
+    return job.write_images(tmp_path / "images", 20)
 
 
-def config(folder, operators=BOTH, **more):
-    return job.config_of(f"{folder}/manifest", f"{folder}/table", operators, **more)
+@pytest.fixture
+def enrich(tmp_path):
+    """Enriches the rows of a manifest and gives the plan, what was computed, and the table."""
+
+    def run(rows, operators=BOTH, selection=job.ALL, actors=1, **more):
+        job.write_manifest(tmp_path / "manifest", rows)
+        config = job.config_of(tmp_path / "manifest", tmp_path / "table", operators, **more)
+        ledger = job.Ledger()
+        made = job.enrich(config, selection, ledger, actors=actors)
+        return made, ledger, job.rows_of(tmp_path / "table")
+
+    return run
 
 
-def test_every_image_of_the_manifest_is_in_the_table_once(folder, images):
-    job.write_manifest(f"{folder}/manifest", images)
+def without(rows, *columns):
+    return [{name: row[name] for name in row if name not in columns} for row in rows]
 
-    made = job.enrich(config(folder))
 
-    rows = job.rows_of(f"{folder}/table")
-    assert [row["image_id"] for row in rows] == [row["image_id"] for row in images]
-    assert [row["upper"] for row in rows] == [row["title"].upper() for row in images]
-    assert all(row["digest"] and row["enriched_at"] and row["error"] is None for row in rows)
+def test_every_image_of_the_manifest_is_in_the_table_once(folder):
+    rows = job.write_images(f"{folder}/images", 20)
+    manifest = job.write_manifest(f"{folder}/manifest", rows)
+
+    made = job.enrich(job.config_of(manifest, f"{folder}/table", BOTH))
+
+    table = job.rows_of(f"{folder}/table")
+    assert [row["image_id"] for row in table] == [row["image_id"] for row in rows]
+    assert [row["upper"] for row in table] == [row["title"].upper() for row in rows]
+    assert all(row["digest"] and row["enriched_at"] and row["error"] is None for row in table)
     assert made.counts.new == made.images_to_fetch == 20
 
 
-def test_nothing_changed_is_an_empty_plan_that_writes_nothing(folder, images):
-    job.write_manifest(f"{folder}/manifest", images)
-    job.enrich(config(folder))
+def test_nothing_changed_is_an_empty_plan_that_writes_nothing(folder):
+    manifest = job.write_manifest(f"{folder}/manifest", job.write_images(f"{folder}/images", 20))
+    config = job.config_of(manifest, f"{folder}/table", BOTH)
+    job.enrich(config)
     before = storage.files_under(f"{folder}/table")
 
-    made = job.make_plan(config(folder))
+    made = job.make_plan(config)
 
     assert made.is_empty
+    assert made.seconds == 0
     assert made.counts.healthy == 20
     assert storage.files_under(f"{folder}/table") == before
+
+
+def test_new_rows_cost_only_themselves(enrich, rows):
+    _, _, before = enrich(rows[:15])
+
+    made, ledger, table = enrich(rows)
+
+    assert made.counts.new == 5
+    assert made.bytes_to_rewrite == 0
+    assert ledger.computed == {"digest": 5, "upper": 5}
+    assert ledger.fetched == 5
+    assert table[:15] == before
+    assert [row["image_id"] for row in table] == [row["image_id"] for row in rows]
+
+
+def test_a_changed_text_costs_only_who_reads_it(enrich, rows):
+    _, _, before = enrich(rows)
+    rows[3]["title"] = "another"
+
+    made, ledger, table = enrich(rows)
+
+    assert ledger.computed == {"digest": 0, "upper": 1}
+    assert ledger.fetched == made.images_to_fetch == 0
+    assert made.computed["upper"].changed == made.counts.changed == 1
+    assert table[3]["upper"] == "ANOTHER"
+    assert table[3]["enriched_at"] > before[3]["enriched_at"]
+    assert table[:3] + table[4:] == before[:3] + before[4:]
+
+
+def test_a_changed_uri_costs_only_who_reads_the_image(enrich, rows):
+    _, _, before = enrich(rows)
+    rows[3]["uri"] = rows[4]["uri"]
+
+    made, ledger, table = enrich(rows)
+
+    assert ledger.computed == {"digest": 1, "upper": 0}
+    assert made.images_to_fetch == 1
+    assert table[3]["digest"] == before[4]["digest"]
+    assert table[3]["upper"] == before[3]["upper"]
+
+
+def test_a_change_reaches_who_reads_what_depends_on_it(enrich, rows):
+    chain = UPPER | {"again": {"use": "upper", "text": "upper"}} | DIGEST
+    enrich(rows, chain)
+    rows[3]["title"] = "another"
+
+    _, ledger, table = enrich(rows, chain)
+
+    assert ledger.computed == {"upper": 1, "again": 1, "digest": 0}
+    assert table[3]["again"] == "ANOTHER"
+
+
+def test_a_changed_operator_costs_itself_and_who_reads_it(enrich, rows):
+    chain = UPPER | {"again": {"use": "upper", "text": "upper"}} | DIGEST
+    enrich(rows, chain)
+
+    made, ledger, _ = enrich(rows, chain | {"upper": {**UPPER["upper"], "version": 2}})
+
+    assert ledger.computed == {"upper": 20, "again": 20, "digest": 0}
+    assert made.counts.changed == 20
+
+
+def test_a_column_nobody_reads_is_carried_without_computing(enrich, rows):
+    _, _, before = enrich([{**row, "note": "old"} for row in rows])
+
+    made, ledger, table = enrich([{**row, "note": "new"} for row in rows[:1]] + rows[1:])
+
+    assert ledger.computed == {"digest": 0, "upper": 0}
+    assert made.counts.changed == 20
+    assert made.counts.recomputed == 0
+    assert [row["note"] for row in table] == ["new"] + [None] * 19
+    assert without(table, "note") == without(before, "note")
+
+
+def test_a_new_column_and_a_new_operator_come_in_the_same_commit(enrich, rows, tmp_path):
+    _, _, before = enrich(rows, DIGEST)
+
+    made, ledger, table = enrich([{**row, "note": "new"} for row in rows])
+
+    assert ledger.computed == {"digest": 0, "upper": 20}
+    assert all(row["note"] == "new" and row["upper"] for row in table)
+    assert without(table, "note", "upper", "upper_key", "enriched_at") == without(
+        before, "enriched_at"
+    )
+    assert job.open_table(str(tmp_path / "table")).version == made.table_version + 1
+
+
+def test_what_a_removed_operator_wrote_stays(enrich, rows):
+    enrich(rows)
+
+    made, _, table = enrich([*rows[:10], {**rows[10], "title": "another"}], DIGEST)
+
+    assert made.counts.absent == 9
+    assert len(table) == 20
+    assert [row["upper"] for row in table] == [row["title"].upper() for row in rows]
+
+
+def test_rows_the_manifest_no_longer_names_stay_until_pruned(enrich, rows):
+    enrich(rows, actors=5)
+
+    made, _, table = enrich(rows[7:])
+    assert (made.is_empty, made.counts.absent, len(table)) == (True, 7, 20)
+
+    made, ledger, table = enrich(rows[7:], selection=Selection(prune=True))
+    assert (made.counts.removed, ledger.computed.get("digest", 0)) == (7, 0)
+    assert [row["image_id"] for row in table] == [row["image_id"] for row in rows[7:]]
+    assert enrich(rows[7:], selection=Selection(prune=True))[0].is_empty
+
+
+def test_the_last_of_a_doubled_id_wins_and_is_counted(enrich, rows):
+    doubled = [{**rows[2], "title": "first"}, *rows, {**rows[2], "title": "last"}]
+
+    made, _, table = enrich(doubled)
+
+    assert made.counts.duplicates == 2
+    assert made.counts.manifest == len(table) == 20
+    assert table[2]["upper"] == "LAST"
+
+
+def test_integer_ids_become_text(enrich, rows):
+    _, _, table = enrich([{**row, "image_id": n} for n, row in enumerate(rows)])
+
+    assert {row["image_id"] for row in table} == {str(n) for n in range(20)}
+    assert enrich([{**row, "image_id": n} for n, row in enumerate(rows)])[0].is_empty
+
+
+def test_a_null_uri_is_a_row(enrich, rows):
+    rows[0]["uri"] = None
+
+    _, _, table = enrich(rows)
+
+    assert table[0]["error"]["stage"] == "fetch"
+    assert len(table) == 20
+
+
+def test_an_error_is_settled(enrich, rows):
+    rows[3]["title"] = "bad"
+    _, _, table = enrich(rows)
+    assert table[3]["error"]["stage"] == "upper"
+    assert table[3]["digest"]
+
+    made, _, _ = enrich(rows)
+
+    assert made.is_empty
+    assert made.counts.settled == 1
+
+
+def test_an_error_is_computed_again_when_its_text_changes(enrich, rows):
+    rows[3]["title"] = "bad"
+    enrich(rows)
+    rows[3]["title"] = "good"
+
+    made, ledger, table = enrich(rows)
+
+    assert (made.counts.changed, made.counts.retry) == (1, 0)
+    assert ledger.computed == {"digest": 0, "upper": 1}
+    assert table[3]["error"] is None
+    assert table[3]["upper"] == "GOOD"
+
+
+def test_an_error_is_computed_again_when_the_operator_that_failed_changes(enrich, rows):
+    rows[3]["title"] = "bad"
+    enrich(rows)
+
+    made, _, table = enrich(rows, DIGEST | {"upper": {**UPPER["upper"], "version": 2}})
+    assert made.counts.changed == 20
+    assert table[3]["error"]["attempts"] == 1
+
+    assert enrich(rows, DIGEST | {"upper": {**UPPER["upper"], "version": 2}})[0].is_empty
+
+
+def test_an_error_is_computed_again_when_an_operator_before_it_changes(enrich, rows):
+    rows[3]["title"] = "bad"
+    enrich(rows)
+
+    _, ledger, _ = enrich(rows, {"digest": {"use": "digest", "version": 2}} | UPPER)
+
+    assert ledger.computed == {"digest": 20, "upper": 1}
+
+
+def test_an_error_stays_when_an_operator_after_it_changes(enrich, rows):
+    rows[3]["title"] = "bad"
+    enrich(rows, UPPER | DIGEST)
+
+    made, ledger, table = enrich(rows, UPPER | {"digest": {"use": "digest", "version": 2}})
+
+    assert ledger.computed == {"upper": 0, "digest": 19}
+    assert made.counts.settled == 1
+    assert table[3]["error"]["attempts"] == 1
+
+
+def test_an_error_of_an_operator_that_is_gone_is_mended(enrich, rows):
+    rows[3]["title"] = "bad"
+    enrich(rows)
+
+    _, _, table = enrich(rows, DIGEST)
+
+    assert table[3]["error"] is None
+
+
+def test_a_transient_error_is_tried_until_its_attempts_are_used(enrich, rows):
+    operators = {"digest": {"use": "digest", "fails_on": b"image 3", "transient": True}} | UPPER
+    attempts = []
+    for _ in range(4):
+        made, _, table = enrich(rows[:5], operators, limits={"attempts": 3})
+        attempts.append((made.counts.new, made.counts.retry, table[3]["error"]["attempts"]))
+
+    assert attempts == [(5, 0, 1), (0, 1, 2), (0, 1, 3), (0, 0, 3)]
+
+
+def test_retry_takes_errors_and_nothing_else(enrich, rows):
+    rows[3]["title"] = "bad"
+    operators = {"digest": {"use": "digest", "fails_on": b"image 7", "transient": True}} | UPPER
+    enrich(rows[:15], operators)
+
+    made, ledger, table = enrich(rows, operators, Selection(retry="errors"))
+    assert (made.counts.new, made.counts.changed, made.counts.retry) == (0, 0, 2)
+    assert [table[n]["error"]["attempts"] for n in (3, 7)] == [2, 2]
+    assert len(table) == 15
+
+    made, ledger, table = enrich(rows, operators, Selection(retry="transient"))
+    assert made.counts.retry == 1
+    assert ledger.computed == {"digest": 1, "upper": 0}
+    assert [table[n]["error"]["attempts"] for n in (3, 7)] == [2, 3]
+
+
+def test_a_retry_of_some_does_not_settle_the_others(enrich, rows):
+    rows[3]["title"] = "bad"
+    first = {"digest": {"use": "digest", "fails_on": b"image 7", "transient": True}}
+    enrich(rows, first | UPPER)
+    changed = first | {"upper": {**UPPER["upper"], "version": 2}}
+    enrich(rows, changed, Selection(retry="transient"))
+
+    _, _, table = enrich(rows, changed)
+
+    assert all(row["upper_key"] == table[0]["upper_key"] for row in table if not row["error"])
+    assert enrich(rows, changed)[0].is_empty
+
+
+def test_a_plan_that_is_only_looked_at_writes_nothing(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+    config = job.config_of(manifest, tmp_path / "table", BOTH, resources={"cost_per_hour": 3.6})
+
+    made = job.make_plan(config, write=False)
+
+    assert not (tmp_path / "table").exists()
+    assert (made.counts.new, made.images_to_fetch) == (20, 20)
+    assert made.cost == pytest.approx(made.seconds / 1000, abs=1e-4)
+
+
+def test_the_same_state_is_the_same_plan_on_any_cluster(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+    config = job.config_of(manifest, tmp_path / "table", BOTH)
+    first = job.make_plan(config, actors=1)
+    job.write_part(first, first.shards[0], job.operators_of(config))
+
+    second = job.make_plan(config, actors=4)
+
+    assert second == first
+    assert second.pending() == list(first.shards[1:])
+
+
+def test_another_operator_is_another_plan(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+
+    plans = [
+        job.make_plan(job.config_of(manifest, tmp_path / "table", operators))
+        for operators in (BOTH, DIGEST, UPPER)
+    ]
+    job.write_manifest(tmp_path / "manifest", rows, name="more")
+
+    assert len({made.id for made in plans}) == 3
+    assert job.make_plan(job.config_of(manifest, tmp_path / "table", BOTH)).id != plans[0].id
+
+
+def test_two_drivers_write_the_same_shards(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+    config = job.config_of(manifest, tmp_path / "table", BOTH)
+    first = job.make_plan(config)
+    files = storage.files_under(first.directory)
+    (tmp_path / "table" / "_tagline" / "plans" / first.id / "plan.json").unlink()
+
+    second = job.make_plan(config)
+
+    assert second == first
+    assert set(storage.files_under(first.directory)) == set(files)
+
+
+def test_every_actor_gets_four_shards(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+
+    made = job.make_plan(job.config_of(manifest, tmp_path / "table", BOTH), actors=2)
+
+    assert len(made.shards) >= 8
+    assert sum(shard.rows for shard in made.shards) == 20
+
+
+def test_shards_cover_the_files_they_replace(enrich, rows, tmp_path):
+    enrich(rows, actors=2)
+    rows[3]["title"] = rows[12]["title"] = "another"
+    job.write_manifest(tmp_path / "manifest", rows)
+
+    made = job.make_plan(job.config_of(tmp_path / "manifest", tmp_path / "table", BOTH))
+
+    files = {file.path: file.rows for file in job.open_table(str(tmp_path / "table")).files}
+    blocks = [read_shard(made.directory, shard) for shard in made.shards]
+    assert len(made.replaced) == 2
+    assert {path for shard in made.shards for path in shard.sources} == set(made.replaced)
+    assert sum(block.num_rows for block in blocks) == sum(files[path] for path in made.replaced)
+    due = [row for block in blocks for row in block.to_pylist() if row["is_due"]]
+    assert [row["image_id"] for row in due] == ["id-00003", "id-00012"]
+    assert all(row["upper_key"] is None and row["digest_key"] for row in due)
+
+
+def test_a_plan_beyond_a_round_leaves_the_rest(enrich, rows, tmp_path):
+    enrich(rows[:12], actors=1)
+    job.write_manifest(tmp_path / "manifest", rows)
+    changed = DIGEST | {"upper": {**UPPER["upper"], "version": 2}}
+    config = job.config_of(tmp_path / "manifest", tmp_path / "table", changed)
+    done = []
+    while not (made := job.enrich(config, round_rows=5)).is_empty:
+        done.append((made.counts.due, made.remaining))
+
+    assert sum(due for due, _ in done) == 20
+    assert done[-1][1] == 0
+    assert [row["upper"] for row in job.rows_of(tmp_path / "table")] == [
+        row["title"].upper() for row in rows
+    ]
+
+
+def test_a_column_of_another_type_is_refused(enrich, rows):
+    enrich([{**row, "note": 1} for row in rows])
+
+    with pytest.raises(ConfigError, match="column 'note' is int64, now it would be 'note': string"):
+        enrich([{**row, "note": "1"} for row in rows])
+
+
+def test_a_table_in_the_manifests_folder_is_refused(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+
+    with pytest.raises(ConfigError, match="lies in the manifest's folder"):
+        job.make_plan(job.config_of(manifest, f"{manifest}/table", DIGEST))
+
+
+def test_a_path_that_holds_something_else_is_refused(rows, tmp_path):
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+
+    with pytest.raises(TableError, match=r"holds 00000.bin, .* and no Delta table"):
+        job.make_plan(job.config_of(manifest, tmp_path / "images", DIGEST))
