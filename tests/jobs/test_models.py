@@ -11,6 +11,7 @@ from jobs import models
 from operators.models import checkpoint
 from schemas.errors import ModelError
 from tests import hubs, tiny
+from tests.command import Command
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,11 @@ def server(monkeypatch):
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.url)
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
+
+
+@pytest.fixture
+def tagline(monkeypatch, capfd):
+    return Command(monkeypatch, capfd)
 
 
 def served(recipe):
@@ -177,6 +183,37 @@ def test_a_model_of_no_operator_is_verified_by_its_digests_alone(server, tmp_pat
     with pytest.raises(ModelError, match="nothing can be checked"):
         models.verify(tmp_path / "own")
     assert models.inspect(tmp_path / "own")["parameters"] is None
+
+
+def test_pulling_prints_nothing_but_json_on_standard_output(server, tagline):
+    for model, name in (("damo/tiny", "damo/tiny"), ("hf://owner/tiny", "owner/tiny")):
+        server.models = {name: served("chinese_clip_mini")}
+        answer = tagline("models", "pull", model, "--json")
+        assert answer.code == 0
+        assert json.loads(answer.output)["id"] == model
+
+
+def test_exit_codes_tell_damage_from_wrong_use(tagline, tmp_path, server):
+    directory = tiny.checkpoint("chinese_clip_mini", folder=tmp_path / "model")
+    assert tagline("models", "verify", directory).code == 0
+    (directory / "pytorch_model.bin").write_bytes(b"")
+    assert tagline("models", "verify", directory).code == 1
+    assert tagline("models", "verify", tmp_path / "absent").code == 2
+    assert tagline("models", "inspect").code == 2
+    answer = tagline("models", "pull", "damo/absent")
+    assert answer.code == 2
+    assert answer.output == ""
+    assert "has no 'damo/absent'" in answer.errors
+
+
+def test_the_module_is_a_command_too():
+    result = subprocess.run(
+        [sys.executable, "-m", "jobs.models", "list", "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len(json.loads(result.stdout)) == 5
 
 
 @pytest.mark.parametrize("command", ["list", "inspect", "verify", "pull"])
