@@ -139,13 +139,15 @@ def plan(config: Config, overrides: Overrides = None, json_: Json = False) -> No
     Changes nothing. JSON: `{"operators": {NAME: {"new","changed","retry"}}, "images_to_fetch",
     "bytes_to_rewrite","seconds","cost"}`; `cost` needs `resources.cost_per_hour` in the config.
     """
-    from jobs import plan as job
+    from rich.console import Console
+
+    from jobs import preview as job
 
     planned = job.preview(_config(config, overrides))
     if json_:
-        _print_json(planned.to_json())
+        _print_json(job.to_json(planned))
     else:
-        job.show(planned)
+        job.show(planned, Console(soft_wrap=True))
 
 
 @app.command(no_args_is_help=True)

@@ -210,3 +210,9 @@ def to_json(demo: Demo) -> str:
     from dataclasses import asdict
 
     return json.dumps(asdict(demo), ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["demo"])

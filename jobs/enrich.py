@@ -62,7 +62,7 @@ def run(
     begun = time.monotonic()
     manifest = open_manifest(config)
     operators = build_operators(config, manifest.schema.names, catalog=catalog)
-    actors = _actors_expected(config, operators, address)
+    actors = actors_expected(config, operators, address)
     planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     summary = Summary.of(planned)
     while not planned.is_empty:
@@ -76,7 +76,7 @@ def run(
     return replace(summary, seconds=time.monotonic() - begun)
 
 
-def _actors_expected(config: JobConfig, operators: Sequence[Operator], address: str | None) -> int:
+def actors_expected(config: JobConfig, operators: Sequence[Operator], address: str | None) -> int:
     """Actors of the largest pool; on this machine, wishes that cannot come true are refused."""
     if cluster_address(address) is not None:
         wished = [pool.actors or 1 for pool in config.resources.pools.values()]

@@ -216,3 +216,9 @@ def _size_of(uri: str) -> int | None:
     except (OSError, ValueError):
         return None
     return found.size if found else None
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["plan"])

@@ -82,3 +82,9 @@ def run(out: Path, *, count: int, seed: int) -> Summary:
         seed=seed,
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["scenes"])
