@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL.Image import Image
 
 from operators import images as pictures
 from operators.base import fingerprint
@@ -20,8 +21,6 @@ from schemas.enriched import IMAGE_ENCODED, embedding_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from operators.models.chinese_clip import ChineseClip
 
 Rounding = Literal["fp16", "none"]
@@ -115,7 +114,7 @@ class Embedder:
         column = pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors.reshape(-1)))
         return pa.table([column], schema=self.writes)
 
-    def embed(self, images: "Sequence[Image] | Image") -> Vectors:
+    def embed(self, images: Sequence[Image] | Image) -> Vectors:
         """Places photographs in the space shared with text.
 
         Args:
@@ -126,11 +125,17 @@ class Embedder:
             float32 (n, dimension), rows of unit length, in the order given.
 
         Raises:
+            TypeError: what was given is not an image of Pillow.
             RowFaults: a vector is not finite; names the position of the image.
 
         Source: Chinese CLIP, arXiv:2211.01335.
         """
-        given = images if isinstance(images, Sequence) else [images]
+        given = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        for position, image in enumerate(given):
+            if not isinstance(image, Image):
+                raise TypeError(
+                    f"image {position} is a {type(image).__name__}; open it with PIL.Image.open"
+                )
         net = self._loaded()
         return _finite(self._stacked(net.embed_images(batch) for batch in self._batches(given)))
 
@@ -154,9 +159,7 @@ class Embedder:
         net = self._loaded()
         return _finite(self._stacked(net.embed_texts(batch) for batch in self._batches(given)))
 
-    def probabilities(
-        self, images: "Sequence[Image] | Image", texts: Sequence[str] | str
-    ) -> Vectors:
+    def probabilities(self, images: Sequence[Image] | Image, texts: Sequence[str] | str) -> Vectors:
         """Says which of the texts each image goes with, at the model's own temperature.
 
         Returns:

@@ -4,15 +4,17 @@ A fetched directory holds `tagline.json`: where it came from and the sha256 of e
 fetch is finished that record says so, and the next one goes on where it stopped.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from operators.models.checkpoint import RECORD, WEIGHT_FILES, digest, file_digests
+from operators.models.checkpoint import RECORD, WEIGHT_FILES, cache_folder, digest, file_digests
 from operators.models.hub_clients import CLIENTS, Listing, ModelId, RemoteFile, parse_id
 from schemas.errors import ModelError
 
@@ -36,20 +38,11 @@ def pull(model: str, *, to: Path | None = None, refresh: bool = False) -> Path:
     """
     model_id = parse_id(model)
     folder = to or model_id.cached
-    record = _read_own_record(folder, model_id)
-    if record and record["complete"] and not refresh:
+    if not refresh and _is_complete(folder, model_id):
         return folder
-    listing = CLIENTS[model_id.hub].list(model_id, folder)
-    files = _wanted(listing.files, model_id)
-    stale = [file.name for file in files if _difference(file, folder / file.name)]
-    if record and record["complete"] and not stale and not check_record(folder, record):
-        return folder
-    _write_record(folder, {"id": str(model_id), "complete": False})
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
-    CLIENTS[model_id.hub].download(model_id, folder, Listing(files, listing.commit))
-    _check_received(files, folder, model_id)
-    _write_record(folder, _complete_record(model_id, folder, listing))
+    with _alone(folder):
+        if refresh or not _is_complete(folder, model_id):  # another process may have fetched it
+            _fetch(model_id, folder)
     return folder
 
 
@@ -88,6 +81,41 @@ def check_record(directory: Path, record: Mapping[str, Any]) -> list[str]:
             faults.append(f"{name}: changed: sha256 {found}, recorded {expected['sha256']}; {size}")
     added = sorted(file_digests(directory).keys() - record["files"].keys())
     return faults + [f"{name}: not in the record" for name in added]
+
+
+def _is_complete(folder: Path, model_id: ModelId) -> bool:
+    record = _read_own_record(folder, model_id)
+    return record is not None and bool(record["complete"])
+
+
+def _fetch(model_id: ModelId, folder: Path) -> None:
+    is_complete = _is_complete(folder, model_id)
+    listing = CLIENTS[model_id.hub].list(model_id, folder)
+    files = _wanted(listing.files, model_id)
+    stale = [file.name for file in files if _difference(file, folder / file.name)]
+    if is_complete and not stale and not check_record(folder, read_record(folder) or {}):
+        return
+    _write_record(folder, {"id": str(model_id), "complete": False})
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+    CLIENTS[model_id.hub].download(model_id, folder, Listing(files, listing.commit))
+    _check_received(files, folder, model_id)
+    _write_record(folder, _complete_record(model_id, folder, listing))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from fetching into the same folder."""
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    path = cache_folder() / "locks" / f"{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
 
 
 def _wanted(files: Sequence[RemoteFile], model_id: ModelId) -> list[RemoteFile]:
@@ -171,7 +199,11 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
         scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         scratch.replace(folder / RECORD)
     except OSError as error:
-        raise ModelError(
-            f"{folder}: cannot be written ({error}); give another directory with --to, "
-            "or another cache with TAGLINE_CACHE"
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"{path}: cannot be written ({error}); give another directory with --to, or another cache "
+        "with TAGLINE_CACHE"
+    )

@@ -174,6 +174,12 @@ def test_an_image_that_cannot_be_read_spoils_only_its_row(mini):
     assert out["error"][1].as_py()["code"] == "not_an_image"
 
 
+@pytest.mark.parametrize("given", ["cat.jpg", ["cat.jpg"], np.zeros((2, 2, 3), np.uint8)])
+def test_what_is_no_image_is_named(mini, given):
+    with pytest.raises(TypeError, match=r"image 0 is a \w+; open it with PIL\.Image\.open"):
+        mini.embed(given)
+
+
 def test_a_text_that_is_no_string_is_named(mini):
     with pytest.raises(TypeError, match="text 1 is 3; a text must be a str"):
         mini.embed_texts(["a", 3])

@@ -36,6 +36,13 @@ def server(monkeypatch, tmp_path):
         yield running
 
 
+def start_pulling(model):
+    command = f"from operators.models import hub; hub.pull({model!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", command], stderr=subprocess.DEVNULL, env=os.environ.copy()
+    )
+
+
 @pytest.mark.parametrize("model", IDS)
 def test_a_model_is_fetched_with_what_is_needed_and_a_record(server, model):
     folder = hub.pull(model)
@@ -60,10 +67,7 @@ def test_what_is_in_the_cache_is_used_without_asking(server, model):
 @pytest.mark.parametrize("model", IDS)
 def test_a_killed_fetch_goes_on_where_it_stopped(server, model):
     server.held.add("pytorch_model.bin")
-    command = f"from operators.models import hub; hub.pull({model!r})"
-    child = subprocess.Popen(
-        [sys.executable, "-c", command], stderr=subprocess.DEVNULL, env=os.environ.copy()
-    )
+    child = start_pulling(model)
     assert server.half_sent.wait(60)
     partial = parse_id(model).cached
     while not any(p.stat().st_size >= 2_000_000 for p in partial.rglob("*") if p.is_file()):
@@ -79,6 +83,21 @@ def test_a_killed_fetch_goes_on_where_it_stopped(server, model):
     assert starts[0] >= 1_000_000
     assert (folder / "pytorch_model.bin").read_bytes() == WEIGHTS
     assert hub.check_record(folder, hub.read_record(folder)) == []
+
+
+@pytest.mark.parametrize("model", IDS)
+def test_two_processes_fetch_a_model_once(server, model):
+    server.held.add("pytorch_model.bin")
+    first = start_pulling(model)
+    assert server.half_sent.wait(60)
+    second = start_pulling(model)
+    server.held.clear()
+    server.release.set()
+    assert (first.wait(60), second.wait(60)) == (0, 0)
+    folder = parse_id(model).cached
+    assert hub.check_record(folder, hub.read_record(folder)) == []
+    fetched = [p for m, p, r in server.requests if m == "GET" and "vocab.txt" in p]
+    assert len(fetched) == 1
 
 
 @pytest.mark.parametrize("model", IDS)
@@ -157,6 +176,13 @@ def test_without_a_network_the_way_out_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("TAGLINE_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"`tagline models pull hf://owner/tiny --to DIR`"):
         checkpoint.resolve("hf://owner/tiny")
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TAGLINE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written .* TAGLINE_CACHE"):
+        hub.pull("damo/tiny")
 
 
 def test_another_directory_may_be_given_but_not_one_in_use(server, tmp_path):
