@@ -59,9 +59,10 @@ class OFACaptions:
             cache = net.decoder.start(memory, length=self.beam.max_tokens + 1)
             writer = _Writer(net, cache)
             found = search(writer, len(images), self.beam, device=self.reader.device)
-        return [[(self._clean(h.tokens), h.score) for h in hypotheses] for hypotheses in found]
+        return [[(self.clean(h.tokens), h.score) for h in hypotheses] for hypotheses in found]
 
-    def _clean(self, tokens: Sequence[int]) -> str:
+    def clean(self, tokens: Sequence[int]) -> str:
+        """Turns tokens into a sentence of the published form: no punctuation, no blanks around."""
         text = self.reader.tokenizer.decode(tokens).strip()
         return text.translate(PUNCTUATION).strip()
 

@@ -16,6 +16,7 @@ RESNETS = {  # bottleneck blocks in each of the three stages
     "resnet152": (3, 8, 36),
 }
 LONGEST = 1024  # tokens that the published net tells the distances of
+STAGES = 3  # of the ResNet
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 POSITIVE = (
     "vocab_size",
@@ -131,8 +132,11 @@ def _faults(found: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
             heads = get[f"{side}_attention_heads"]
             if get["d_model"] % heads:
                 faults.append(f"'d_model' {get['d_model']} is no multiple of {heads} {side} heads")
-    if get["resnet_layers"] is None and get["resnet_type"] not in RESNETS:
+    blocks = get["resnet_layers"]
+    if blocks is None and get["resnet_type"] not in RESNETS:
         faults.append(f"'resnet_type' is {get['resnet_type']!r}; it can be {', '.join(RESNETS)}")
+    if blocks is not None and (len(blocks) != STAGES or not all(type(b) is int for b in blocks)):
+        faults.append(f"'resnet_layers' is {list(blocks)}; it must be {STAGES} whole numbers")
     if get["activation_function"] not in ACTIVATIONS:
         faults.append(
             f"'activation_function' is {get['activation_function']!r}; "

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.image_rel_pos_table_list = nn.ModuleList(
             positions.cell_table(side, heads) for _ in range(tables)
         )
-        self._kept_biases: tuple[tuple[int, int, int], list[Tensor]] | None = None
+        self._kept_biases: tuple[tuple[object, ...], list[Tensor]] | None = None
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Memory:
         """Reads.
@@ -121,15 +121,12 @@ class Encoder(nn.Module):
 
     def _biases(self, places: Tensor, grid: torch.Size) -> list[Tensor]:
         """What positions add to attention in each layer, each (1, H, S, S); kept for inference."""
-        shape = (grid[0], grid[1], places.shape[1])
-        if (
-            self._kept_biases is not None
-            and self._kept_biases[0] == shape
-            and not torch.is_grad_enabled()
-        ):
+        shape = (*grid, places.shape[1], places.device)
+        may_keep = not self.training and not torch.is_grad_enabled()
+        if may_keep and self._kept_biases is not None and self._kept_biases[0] == shape:
             return self._kept_biases[1]
         biases = self._compute_biases(places, grid)
-        if not self.training and not torch.is_grad_enabled():
+        if may_keep:
             self._kept_biases = (shape, biases)
         return biases
 

@@ -87,8 +87,17 @@ def _faults(model: Mapping[str, Any]) -> list[str]:
     if model.get("prompt_type", "none") not in PROMPT_TYPES:
         allowed = ", ".join(PROMPT_TYPES)
         faults.append(f"'prompt_type' is {model['prompt_type']!r}; it can be {allowed}")
+    return [*faults, *_search_faults(model.get("beam_search") or {})]
+
+
+def _search_faults(published: Mapping[str, Any]) -> list[str]:
+    faults = []
     known = {*SEARCH_NAMES, "normalize_scores"}
-    for name, value in (model.get("beam_search") or {}).items():
+    if not published.get("temperature", 1) > 0:
+        faults.append(
+            f"'beam_search' sets a temperature of {published['temperature']!r}, not above 0"
+        )
+    for name, value in published.items():
         if name not in known and value:
             faults.append(
                 f"'beam_search' sets {name!r}, which is not supported; "
