@@ -32,7 +32,7 @@ from jobs.table import Table, open_table, storage_options
 from jobs.upkeep import compact
 from schemas.enriched import IMAGE_ID
 from schemas.errors import RunError
-from schemas.manifest import plain_type
+from schemas.plain_types import plain_type
 
 logger = logging.getLogger(__name__)
 COMMIT_TRIES = 20  # each is lost only to another commit

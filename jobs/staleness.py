@@ -1,13 +1,12 @@
 """Which rows are stale, and for which operators: the manifest joined with the table, in DuckDB.
 
-Both sides are streamed into a database in a temporary folder, where the join may spill; no list of
-ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
+Both sides are streamed into a database that spills to a temporary folder beyond `MEMORY_LIMIT`; no
+list of ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
 """
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,8 +40,9 @@ from schemas.enriched import ERROR, ERROR_TYPE, IMAGE_ID, IMAGE_SIZE, IS_DUE, UR
 from schemas.errors import TableError, TaglineError
 from schemas.manifest import Manifest
 
-MEMORY_LIMIT = "2GB"  # of DuckDB; beyond it spills to the temporary folder
+MEMORY_LIMIT = "1GB"  # of DuckDB
 READ_THREADS = 16
+BATCH_ROWS = 65_536
 KEPT = f"NOT {IS_ABSENT} AND NOT {IS_NEW} AND NOT {IS_TAKEN}"
 REPLACED = f"SELECT {FILE} FROM decided WHERE ({IS_TAKEN} AND NOT {IS_NEW}) OR {IS_REMOVED}"
 
@@ -65,7 +65,7 @@ class Comparison:
         self.files: tuple[DataFile, ...] = table.files if table else ()
         self.duplicates = 0
         self._folder = tempfile.TemporaryDirectory(prefix="tagline-plan-")
-        self.database = duckdb.connect(str(Path(self._folder.name) / "plan.duckdb"))
+        self.database = duckdb.connect(":memory:")
         self.database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         self.database.execute(f"SET temp_directory = {text(self._folder.name + '/spill')}")
         self.database.execute("SET TimeZone = 'UTC'")
@@ -159,10 +159,8 @@ class Comparison:
 
     def open_stages(self) -> set[str]:
         """The stages of errors that this plan leaves although something changed since."""
-        return {
-            stage
-            for (stage,) in self._rows(f"SELECT DISTINCT {ERROR}.stage FROM decided WHERE {IS_OPEN}")
-        }
+        found = self._rows(f"SELECT DISTINCT {ERROR}.stage FROM decided WHERE {IS_OPEN}")
+        return {stage for (stage,) in found}
 
     def replaced(self) -> list[int]:
         """The positions of the data files that hold a row to be written again or removed."""
@@ -222,7 +220,7 @@ class Comparison:
 
         def guarded() -> Iterator[pa.RecordBatch]:
             try:
-                yield from batches
+                yield from _coalesced(batches)
             except TaglineError as error:
                 raised.append(error)
                 raise
@@ -295,6 +293,18 @@ class Comparison:
         ]
         schema = pa.schema([("file", pa.int32()), *((stage, pa.string()) for stage in stages)])
         self._create("tried", schema, iter(pa.Table.from_pylist(rows, schema).to_batches()))
+
+
+def _coalesced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Joins small batches: DuckDB takes in few large ones in a fifth of the time."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(piece.num_rows for piece in held) >= BATCH_ROWS:
+            yield pa.concat_batches(held)
+            held = []
+    if held:
+        yield pa.concat_batches(held)
 
 
 def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -27,7 +27,7 @@ from schemas.enriched import (
     key_column,
 )
 from schemas.errors import ConfigError, TableError
-from schemas.manifest import plain_type
+from schemas.plain_types import plain_type
 
 OUR_FOLDERS = ("_tagline", "data")  # what a first run that was killed may have left
 MANY_FILES = 16

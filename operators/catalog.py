@@ -101,7 +101,7 @@ def build_operators(
     columns = list(manifest_columns)
     faults = _reserved_faults(columns)
     written: dict[str, str] = {}  # column -> key of the operator that writes it
-    owners = dict.fromkeys(columns, "the manifest")
+    owners = {column.lower(): "the manifest" for column in columns}
     operators, errors = [], list[TaglineError]()
     for name, entry in config.operators.items():
         try:
@@ -112,7 +112,7 @@ def build_operators(
         faults += _reading_faults(operator, columns, written, later=config.operators)
         made = [*operator.writes.names, key_column(name)]
         faults += _clash_faults(operator, made, owners)
-        owners.update(dict.fromkeys(made, f"operator {name!r}"))
+        owners.update({column.lower(): f"operator {name!r}" for column in made})
         written.update(dict.fromkeys(made, operator.key))
         operators.append(operator)
     if errors:  # a column read of an operator that could not be built is no fault of its reader
@@ -176,10 +176,10 @@ def _reserved_faults(columns: Iterable[str]) -> list[str]:
 
 def _clash_faults(operator: Operator, made: list[str], owners: Mapping[str, str]) -> list[str]:
     return [
-        f"operators.{operator.name}: writes the column {column!r}, which {owners[column]} has too; "
-        f"rename the operator, or the manifest's with manifest.columns: {{other_name: {column}}}"
+        f"operators.{operator.name}: writes the column {column!r}, which {owners[column.lower()]} "
+        f"has too; rename the operator, or the manifest's with manifest.columns: {{other_name: {column}}}"
         for column in made
-        if column in owners
+        if column.lower() in owners  # Delta does not tell names apart by case
     ]
 
 

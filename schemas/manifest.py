@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ManifestError
+from schemas.plain_types import is_text, plain_type, value_type
 
 Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: Mapping[str, Format] = {
@@ -286,11 +287,11 @@ def _plain_schema(path: str, stored: pa.Schema) -> pa.Schema:
     Raises:
         ManifestError: a type is not allowed.
     """
-    kind = _value_type(stored.field(IMAGE_ID).type)
-    if not (pa.types.is_integer(kind) or _is_text(kind)):
+    kind = value_type(stored.field(IMAGE_ID).type)
+    if not (pa.types.is_integer(kind) or is_text(kind)):
         raise ManifestError(f"{path}: image_id is {kind}; it must be text or an integer")
-    kind = _value_type(stored.field(URI).type)
-    if not (_is_text(kind) or pa.types.is_null(kind)):
+    kind = value_type(stored.field(URI).type)
+    if not (is_text(kind) or pa.types.is_null(kind)):
         raise ManifestError(f"{path}: uri is {kind}; it must be text")
     fields = [pa.field(IMAGE_ID, pa.string()), pa.field(URI, pa.string())]
     for field in stored:
@@ -304,48 +305,6 @@ def _plain_schema(path: str, stored: pa.Schema) -> pa.Schema:
             )
         fields.append(pa.field(field.name, plain))
     return pa.schema(fields)
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type by which every Delta reader knows a column; None when there is none.
-
-    Unsigned integers get the next larger signed type, timestamps become microseconds in UTC (one
-    without a time zone is taken as UTC), a column of nulls becomes text.
-    """
-    types = pa.types
-    kind = _value_type(kind)
-    if _is_text(kind) or types.is_null(kind):
-        return pa.string()
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-        return pa.binary()
-    if types.is_unsigned_integer(kind):
-        larger = {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}
-        return larger.get(kind.bit_width, pa.decimal128(20, 0))
-    if types.is_timestamp(kind):
-        return pa.timestamp("us", tz="UTC")
-    if types.is_float16(kind):
-        return pa.float32()
-    if types.is_date(kind):
-        return pa.date32()
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        inner = plain_type(kind.value_type)
-        return None if inner is None else pa.list_(inner)
-    if types.is_struct(kind):
-        plain = [(field.name, plain_type(field.type)) for field in kind]
-        return None if any(inner is None for _, inner in plain) else pa.struct(plain)
-    is_known = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
-    return kind if is_known or types.is_decimal128(kind) else None
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _value_type(kind.storage_type)
-    return _value_type(kind.value_type) if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _agreed(files: Sequence[ManifestFile]) -> pa.Schema:
@@ -380,8 +339,8 @@ def _agreed(files: Sequence[ManifestFile]) -> pa.Schema:
 
 
 def _differ(first: ManifestFile, file: ManifestFile, known: pa.Field, field: pa.Field) -> bool:
-    ours, theirs = (_value_type(f.stored.field(field.name).type) for f in (first, file))
-    return known.type != field.type or _is_text(ours) != _is_text(theirs)
+    ours, theirs = (value_type(f.stored.field(field.name).type) for f in (first, file))
+    return known.type != field.type or is_text(ours) != is_text(theirs)
 
 
 def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:

@@ -19,8 +19,13 @@ UPPER = {"upper": {"use": "upper", "text": "title"}}
 SECOND = UPPER | {"again": {"use": "upper", "text": "upper"}}
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path)
+
+
 @pytest.fixture(params=["local", "s3"])
-def folder(request, tmp_path):
+def any_folder(request, tmp_path):
     return request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path)
 
 
@@ -48,30 +53,34 @@ def ids(folder):
     return [row["image_id"] for row in job.rows_of(f"{folder}/table")]
 
 
-def test_a_plan_committed_twice_is_committed_once(folder):
-    made = ready(folder, rows_for(10))
+def test_a_plan_committed_twice_is_committed_once(any_folder):
+    made = ready(any_folder, rows_for(10))
 
     assert commit(made) == commit(made) == 0
-    assert len(ids(folder)) == 10
+    assert len(ids(any_folder)) == 10
 
 
-def test_a_plan_that_replaces_files_is_committed_once(folder):
-    commit(ready(folder, rows_for(10)))
+def test_a_plan_that_replaces_files_is_committed_once(any_folder):
+    commit(ready(any_folder, rows_for(10)))
     changed = [{**row, "title": "other"} for row in rows_for(10)]
-    made = ready(folder, changed)
+    made = ready(any_folder, changed)
 
     assert commit(made) == commit(made) == 1
-    assert {row["upper"] for row in job.rows_of(f"{folder}/table")} == {"OTHER"}
-    assert len(ids(folder)) == 10
+    assert {row["upper"] for row in job.rows_of(f"{any_folder}/table")} == {"OTHER"}
+    assert len(ids(any_folder)) == 10
 
 
-@pytest.mark.parametrize("operators", [UPPER, SECOND], ids=["same columns", "new columns"])
-@pytest.mark.parametrize("starts_with", [0, 10], ids=["new table", "table"])
-def test_committers_at_once_commit_a_plan_once(folder, starts_with, operators):
+@pytest.mark.parametrize(
+    ("starts_with", "operators"),
+    [(0, UPPER), (10, UPPER), (10, SECOND)],
+    ids=["new table", "same columns", "new columns"],
+)
+def test_committers_at_once_commit_a_plan_once(any_folder, starts_with, operators):
+    folder = any_folder
     if starts_with:
         commit(ready(folder, rows_for(starts_with)))
     made = ready(folder, rows_for(20), operators, actors=3)
-    together = threading.Barrier(6)
+    together = threading.Barrier(4)
     errors = []
 
     def go():
@@ -81,7 +90,7 @@ def test_committers_at_once_commit_a_plan_once(folder, starts_with, operators):
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=go) for _ in range(6)]
+    threads = [threading.Thread(target=go) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -94,10 +103,10 @@ def test_committers_at_once_commit_a_plan_once(folder, starts_with, operators):
 def test_processes_at_once_commit_a_plan_once(tmp_path):
     made = ready(tmp_path, rows_for(20), actors=3)
 
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        versions = pool.map(commit, [made] * 3)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        versions = pool.map(commit, [made] * 2)
 
-    assert versions == [0, 0, 0]
+    assert versions == [0, 0]
     assert len(ids(tmp_path)) == 20
 
 
@@ -109,17 +118,17 @@ def test_two_plans_of_other_rows_both_pass(folder):
     assert ids(folder) == [row["image_id"] for row in rows_for(20)]
 
 
-def test_of_two_plans_with_a_row_in_common_the_second_writes_nothing(folder):
-    one = ready(folder, rows_for(10), name="one")
-    two = ready(folder, rows_for(10, start=9), name="two")
+def test_of_two_plans_with_a_row_in_common_the_second_writes_nothing(any_folder):
+    one = ready(any_folder, rows_for(10), name="one")
+    two = ready(any_folder, rows_for(10, start=9), name="two")
     commit(one)
 
     with pytest.raises(RunError, match="added image_id 'id-00009' too; nothing was written"):
         commit(two)
-    assert ids(folder) == [row["image_id"] for row in rows_for(10)]
+    assert ids(any_folder) == [row["image_id"] for row in rows_for(10)]
 
-    commit(ready(folder, rows_for(10, start=9), name="two"))
-    assert ids(folder) == [row["image_id"] for row in rows_for(19)]
+    commit(ready(any_folder, rows_for(10, start=9), name="two"))
+    assert ids(any_folder) == [row["image_id"] for row in rows_for(19)]
 
 
 def test_of_two_plans_that_replace_a_file_the_second_writes_nothing(folder):
