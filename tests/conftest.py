@@ -7,6 +7,14 @@ import pytest
 from tests import s3
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what the tests fetch and digest out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TAGLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """One S3 server for the whole session."""

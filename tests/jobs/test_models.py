@@ -15,7 +15,7 @@ from tests.command import Command
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
+def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TAGLINE_CACHE", str(tmp_path / "cache"))
 
 
