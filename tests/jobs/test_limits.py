@@ -1,0 +1,50 @@
+"""When a run ends because of too many errors."""
+
+import pytest
+
+from jobs.limits import ErrorLimit
+from jobs.parts import PartReport
+from schemas.errors import RunError
+
+
+def report(tried: int, failed: int, *, transient: int = 0) -> PartReport:
+    errors = {"missing": failed} if failed else {}
+    return PartReport("s", rows=tried, tried=tried, errors=errors, transient=transient)
+
+
+def test_a_run_of_few_rows_is_judged_only_at_its_end():
+    limit = ErrorLimit(0.05)
+
+    limit.count(report(100, 100))
+
+    with pytest.raises(RunError, match=r"100 of 100 rows .*error_fraction=0\.05 .*missing 100"):
+        limit.check()
+
+
+def test_a_run_ends_early_from_200_rows_on():
+    limit = ErrorLimit(0.05)
+    limit.count(report(190, 11))
+
+    with pytest.raises(RunError, match="11 of 200"):
+        limit.count(report(10, 0))
+
+
+def test_a_fraction_that_is_reached_but_not_passed_is_allowed():
+    limit = ErrorLimit(0.05)
+    limit.count(report(200, 10))
+    limit.check()
+
+
+def test_a_run_that_goes_on_counts_lasting_errors_of_before_and_no_transient_ones():
+    outage, damage = ErrorLimit(0.05), ErrorLimit(0.05)
+    outage.go_on_from(report(100, 50, transient=50))
+    damage.go_on_from(report(100, 50))
+
+    outage.check()
+
+    with pytest.raises(RunError, match="50 of 100"):
+        damage.check()
+
+
+def test_a_run_that_tried_nothing_is_within_every_limit():
+    ErrorLimit(0.0).check()

@@ -1,0 +1,83 @@
+"""Who gets which cores and GPUs, and what is refused."""
+
+import pytest
+
+from jobs.cluster import Capacity
+from jobs.resources import TASKS_RESERVE_CPUS, Allotment, allot
+from schemas.config import FETCH, Resources
+from schemas.errors import ConfigError
+from tests.plain_jobs import Brightness
+
+OPERATORS = [
+    Brightness(name="caption"),
+    Brightness(name="entailment"),
+    Brightness(name="embedding"),
+]
+
+
+def machine(cpus: float, gpus: float = 0) -> Capacity:
+    return Capacity(cpus, gpus, cpus, gpus)
+
+
+def given(capacity: Capacity, **pools: dict[str, float]) -> dict[str, Allotment]:
+    return allot(OPERATORS, Resources.model_validate(pools), capacity, where="this machine")
+
+
+def cpus_in_use(allotments: dict[str, Allotment]) -> float:
+    return sum(allotment.actors * allotment.cpus for allotment in allotments.values())
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 64, 1000])
+def test_every_stage_has_an_actor_and_tasks_still_find_room(cpus):
+    allotments = given(machine(cpus))
+
+    assert set(allotments) == {FETCH, "caption", "entailment", "embedding"}
+    assert cpus_in_use(allotments) <= cpus - TASKS_RESERVE_CPUS + 1e-9
+    assert all(allotment.cpus > 0 for allotment in allotments.values())
+
+
+def test_two_cores_hold_one_actor_of_each_and_no_more():
+    assert all(allotment.most_actors == 1 for allotment in given(machine(2)).values())
+
+
+def test_pools_may_grow_into_the_cores_that_are_left():
+    assert given(machine(16))["caption"].most_actors == 13
+    assert given(machine(16), caption={"actors": 2})["caption"].most_actors == 2
+
+
+def test_operators_share_the_gpus_that_nobody_asked_for():
+    one = given(machine(8, 1))
+    assert {one[name].gpus for name in ("caption", "entailment", "embedding")} == {0.33}
+    eight = given(machine(64, 8))
+    assert eight["caption"].gpus == 1
+    assert eight["caption"].most_actors == 6
+    asked = given(machine(8, 1), caption={"gpus": 0.5})
+    assert (asked["caption"].gpus, asked["embedding"].gpus) == (0.5, 0.25)
+    assert given(machine(8, 1), caption={"gpus": 0})["caption"].gpus == 0
+
+
+def test_wishes_for_all_cores_leave_room_to_fetch_and_to_write():
+    asked = given(machine(2), caption={"cpus": 1}, embedding={"cpus": 1})
+
+    assert cpus_in_use(asked) <= 2 - TASKS_RESERVE_CPUS + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("pools", "told"),
+    [
+        ({"caption": {"gpus": 1}}, "caption asks for 1 GPUs"),
+        ({"caption": {"actors": 2, "cpus": 2}}, "the stages ask for 4 CPUs together"),
+        ({"caption": {"cpus": 64}}, "caption asks for 64 CPUs"),
+        ({"caption": {"actors": 3}}, "caption asks for 3 actors"),
+    ],
+)
+def test_more_than_there_is_is_refused_with_what_there_is(pools, told):
+    with pytest.raises(ConfigError, match=f"{told}.*this machine has 2 CPUs and 0 GPUs"):
+        given(machine(2), **pools)
+
+
+def test_a_whole_that_no_single_machine_has_is_refused():
+    cluster = Capacity(cpus=16, gpus=0, largest_cpus=4, largest_gpus=0)
+
+    with pytest.raises(ConfigError, match="caption asks for 8 CPUs on one machine"):
+        given(cluster, caption={"cpus": 8})

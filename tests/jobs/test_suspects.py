@@ -1,0 +1,53 @@
+"""Rows that kill the process which computes them."""
+
+import pytest
+
+from jobs.enrich import _Run
+from jobs.plan import plan
+from jobs.suspects import compute_suspect
+from operators.catalog import build_operators
+from schemas.errors import ModelError
+from tests import plain_jobs as job
+
+pytestmark = pytest.mark.chaos
+
+
+def computed(config, needed=("brightness", "scaled")):
+    """The single shard of a job, computed as a suspect: its report and its rows."""
+    operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
+    planned = plan(config, operators)
+    assert len(planned.shards) == 4
+    run = _Run(planned, config, operators, None)
+    reports = [compute_suspect(run.work, shard, needed) for shard in planned.shards[:1]]
+    return reports[0], job.part_rows(planned, planned.shards[0])
+
+
+def test_a_row_that_kills_its_process_becomes_an_error_row_and_its_neighbours_are_right(tmp_path):
+    config = job.config(tmp_path, 40, scaled={"of": "number", "poison": 3})
+
+    report, rows = computed(config)
+
+    assert report.errors == {"crashed": 1}
+    assert report.computed == {"brightness": 10, "scaled": 9}
+    assert [row["scaled"] for row in rows] == [0, 2, 4, None, 8, 10, 12, 14, 16, 18]
+    assert [row["brightness"] for row in rows] == list(range(10))
+    crashed = rows[3]
+    assert crashed["error"]["stage"] == "scaled"
+    assert crashed["error"]["code"] == "crashed"
+    assert "SIGKILL" in crashed["error"]["message"]
+    assert crashed["brightness_key"]
+    assert not crashed["scaled_key"]
+
+
+def test_a_shard_that_was_suspected_wrongly_is_computed_like_any_other(tmp_path):
+    report, rows = computed(job.config(tmp_path, 40))
+
+    assert not report.errors
+    assert [row["scaled"] for row in rows] == [2.0 * n for n in range(10)]
+
+
+def test_a_model_that_cannot_be_read_is_no_fault_of_the_rows(tmp_path):
+    config = job.config(tmp_path, 40, scaled={"of": "number", "unreadable": True})
+
+    with pytest.raises(ModelError, match="cut short"):
+        computed(config)
