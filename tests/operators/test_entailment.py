@@ -11,7 +11,7 @@ from PIL import Image
 
 from operators.base import apply
 from operators.entailment import Entailment
-from operators.models.ofa.answers import clean
+from operators.models.ofa.answers import Question, clean
 from schemas.errors import ConfigError, ModelError, RowFaults
 from tests import tiny
 
@@ -57,13 +57,13 @@ def test_judgements_are_those_of_the_published_pipeline(recipe, photographs):
     golden = json.loads((tiny.DATA / "golden" / f"{recipe}.json").read_text())
     checker = Entailment(tiny.checkpoint(recipe), hypothesis="caption")
     assert sum("text2" in row for row in golden) == 3
-    asked = [(row["image"], row["text"], row.get("text2")) for row in golden]
-    images = [photographs[name] for name, _, _ in asked]
-    found = checker._judge(images, [[text] for _, text, _ in asked], [two for _, _, two in asked])
-    for [judgement], row in zip(found, golden, strict=True):
-        assert judgement.label == row["label"]
-        assert getattr(judgement, judgement.label) == pytest.approx(row["probability"], abs=1e-4)
-        assert judgement.yes + judgement.no + judgement.maybe == pytest.approx(1, abs=1e-6)
+    names = list(photographs)
+    questions = [Question(names.index(r["image"]), r["text"], r.get("text2")) for r in golden]
+    found = checker._loaded().judge(list(photographs.values()), questions)
+    for probabilities, row in zip(found.tolist(), golden, strict=True):
+        assert checker.answers[probabilities.index(max(probabilities))] == row["label"]
+        assert max(probabilities) == pytest.approx(row["probability"], abs=1e-4)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_table_gets_one_judgement_a_row(checker, photographs):
