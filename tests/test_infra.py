@@ -1,0 +1,51 @@
+"""What stands in infra/ can be used as it is."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from operators.catalog import check_document, read_config
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_begins_with_the_command_that_runs_it(path):
+    name = path.relative_to(ROOT)
+    assert path.read_text().splitlines()[0] == f"# tagline enrich {name}"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_a_job_config(path):
+    assert read_config(path).operators
+
+
+def test_the_rayjob_runs_a_job_config_on_the_pinned_ray():
+    documents = list(yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text()))
+    config, job = documents
+    assert check_document(yaml.safe_load(config["data"]["job.yaml"])).operators
+    assert job["spec"]["entrypoint"] == "python -m jobs.enrich /etc/tagline/job.yaml"
+    version = job["spec"]["rayClusterSpec"]["rayVersion"]
+    assert f'"ray[data,serve]=={version}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "kuberay/rayjob.yaml", "Dockerfile"])
+def test_every_file_begins_with_the_command_that_uses_it(name):
+    first = (ROOT / "infra" / name).read_text().splitlines()[0]
+    assert first.split()[1] in {"docker", "kubectl"}
+
+
+def test_the_dockerfile_copies_what_there_is():
+    text = (ROOT / "infra/Dockerfile").read_text()
+    for line in text.splitlines():
+        if line.startswith("COPY"):
+            for name in line.split()[1:-1]:
+                assert (ROOT / name).exists(), line
+
+
+def test_compose_is_yaml_with_the_services_it_names():
+    services = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert set(service.get("depends_on", [])) <= set(services)
