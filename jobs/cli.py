@@ -158,6 +158,9 @@ def enrich(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove rows that the manifest no longer names.")
     ] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask for every image's ETag; take those that changed.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Bring a table up to date with its manifest and operators: plan, run, commit, summary.
@@ -170,7 +173,8 @@ def enrich(
     from jobs.plan import Selection
 
     checked = _config(config, overrides)
-    _show_summary(job.run(checked, selection=Selection(prune=prune), address=address), json_)
+    selection = Selection(prune=prune, refresh=refresh)
+    _show_summary(job.run(checked, selection=selection, address=address), json_)
 
 
 @app.command(no_args_is_help=True)

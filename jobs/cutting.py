@@ -21,7 +21,7 @@ from jobs import storage
 from jobs.decision import FILE, NEEDS_IMAGE, ROW, STALE
 from jobs.shards import PART_SCHEMA, SOURCE, SOURCE_ROW, Shard
 from jobs.staleness import Comparison
-from schemas.enriched import ATTEMPTS, ERROR, IMAGE_SIZE, IN_FLIGHT_SCHEMA, IS_DUE, key_column
+from schemas.enriched import ATTEMPTS, ERROR, IMAGE_SIZE, IN_FLIGHT_SCHEMA, IS_DUE
 
 SHARD_ROWS = 512
 SHARD_IMAGE_BYTES = 128_000_000  # expected, encoded
@@ -106,7 +106,7 @@ def cut(
 
 def _shard_schema(comparison: Comparison, schema: pa.Schema) -> pa.Schema:
     """The columns a shard's file holds: identity, decisions, the manifest's columns, keys."""
-    keys = [pa.field(key_column(op.name), pa.string()) for op in comparison.operators]
+    keys = [pa.field(column, pa.string()) for column in comparison.key_columns]
     fields = [
         *comparison.manifest.schema,
         *keys,

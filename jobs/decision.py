@@ -47,12 +47,16 @@ class Rules:
         attempts: tries of a transient error.
         tried_keys: by data file, the operators' keys its rows were last tried with; absent where
             not known.
+        retired: key columns of operators that the config no longer has. What they read is not
+            known, so any change of a row voids them, lest a value of another image is taken for
+            good when such an operator comes back.
     """
 
     retry: str
     prune: bool
     attempts: int
     tried_keys: Mapping[str, Mapping[str, str]]
+    retired: Sequence[str] = ()
 
 
 def decision_sql(columns: Sequence[str], operators: Sequence[Operator], rules: Rules) -> str:
@@ -81,6 +85,7 @@ def _judged_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
     nulled = {op.name: _any(_differs(column) for column in inputs[op.name]) for op in operators}
     stale = {op.name: f"({_key_differs(op)} OR {nulled[op.name]})" for op in operators}
     read = sorted(set[str]().union(*inputs.values()))
+    is_other = _any(_differs(column) for column in compared)
     is_changed = _any(
         [*(_differs(column) for column in read), _key_changed_up_to_failure(operators)]
     )
@@ -96,8 +101,9 @@ def _judged_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
             {both} AND s.error IS NULL AND {_any(stale.values())} AS is_stale,
             {both} AND s.error IS NOT NULL AND {is_changed} AS is_mended,
             {both} AND s.error IS NOT NULL AND {_retry_rule(rules)} AS is_retry,
-            {both} AND {_any(_differs(column) for column in compared)} AS is_other
+            {both} AND {is_other} AS is_other, {_differs(URI)} AS is_elsewhere
         FROM manifest m FULL OUTER JOIN state s ON m.image_id = s.image_id
+        LEFT JOIN refreshed r ON r.image_id = m.image_id
         LEFT JOIN tried t ON t.file = s.{FILE}
     """
 
@@ -113,6 +119,11 @@ def _result_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
         f"THEN s.{name(key_column(op.name))} END AS {name(key_column(op.name))}"
         for op in operators
     )
+    keys += _listed(
+        f"CASE WHEN NOT (is_taken AND is_other AND regexp_full_match(s.{name(column)}, "
+        f"'[0-9a-f]{{16}}')) THEN s.{name(column)} END AS {name(column)}"
+        for column in rules.retired
+    )
     stale = _listed(
         f"is_computed AND {name('stale_' + op.name)} AS {name(STALE + op.name)}" for op in operators
     )
@@ -123,7 +134,7 @@ def _result_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
             CASE WHEN NOT is_computed THEN s.error END AS {ERROR},
             is_computed AS {IS_DUE},
             (CASE WHEN {only_retry} THEN s.error.attempts ELSE 0 END)::INTEGER AS {ATTEMPTS},
-            CASE WHEN NOT {_differs(URI)} THEN s.{IMAGE_SIZE} END AS {IMAGE_SIZE},
+            CASE WHEN NOT is_elsewhere THEN s.{IMAGE_SIZE} END AS {IMAGE_SIZE},
             is_computed AND {_any(imaging)} AS {NEEDS_IMAGE},
             is_new AS {IS_NEW}, is_absent AS {IS_ABSENT},
             is_mended AND NOT is_computed AS {IS_OPEN},
@@ -184,7 +195,9 @@ def _computed_rule(rules: Rules) -> str:
 
 
 def _differs(column: str) -> str:
-    return f"(m.{name(column)} IS DISTINCT FROM s.{name(column)})"
+    """Whether a column of the manifest is another than the table's; a uri also by its content."""
+    content = " OR r.image_id IS NOT NULL" if column == URI else ""
+    return f"(m.{name(column)} IS DISTINCT FROM s.{name(column)}{content})"
 
 
 def _any(conditions: Iterable[str]) -> str:

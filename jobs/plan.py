@@ -19,8 +19,10 @@ from jobs.shards import Plan, read_plan, write_plan
 from jobs.staleness import Comparison
 from jobs.table import Table, open_table, planned_schema
 from operators.base import Operator
+from operators.fetcher import Fetcher
+from operators.policy import Policy
 from schemas.config import JobConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, RowFault
 from schemas.manifest import Manifest
 
 ROUND_ROWS = 50_000_000  # due rows of one plan; the rest is for the next
@@ -40,10 +42,12 @@ class Selection:
             `errors` takes all rows with an error and nothing else; `transient` those of them that
             may pass.
         prune: removes rows the manifest no longer names.
+        refresh: asks the stores for the etag of every image, and takes those that changed too.
     """
 
     retry: Literal["due", "errors", "transient"] = "due"
     prune: bool = False
+    refresh: bool = False
 
 
 def open_manifest(config: JobConfig) -> Manifest:
@@ -61,6 +65,17 @@ def open_manifest(config: JobConfig) -> Manifest:
             "its files would be taken for the manifest; give it another place"
         )
     return Manifest.open(path, config.manifest.columns, filesystem=storage.filesystem(path))
+
+
+def policy_of(config: JobConfig) -> Policy:
+    """Where the images of a job may come from."""
+    allow = config.allow
+    return Policy(
+        manifest=config.manifest.path,
+        buckets=allow.buckets,
+        roots=allow.roots,
+        hosts=allow.hosts,
+    )
 
 
 def plan(
@@ -103,6 +118,8 @@ def plan(
         return standing
     with Comparison(manifest, table, operators) as comparison:
         comparison.load()
+        if selection.refresh:
+            comparison.refresh(Fetcher(operators, policy_of(config)).has_changed)
         comparison.decide(_rules(path, comparison, config, selection))
         remaining = comparison.limit(round_rows)
         replaced = [comparison.files[at] for at in comparison.replaced()]
@@ -148,6 +165,7 @@ def _rules(path: str, comparison: Comparison, config: JobConfig, selection: Sele
         prune=selection.prune,
         attempts=config.limits.attempts,
         tried_keys=read_tried(path, comparison.files_with_errors()),
+        retired=comparison.retired,
     )
 
 
@@ -193,29 +211,23 @@ def _written(
 
 def _image_bytes(comparison: Comparison, config: JobConfig) -> float:
     """The mean size of images that were never fetched, of a sample that may be looked at."""
+    policy = policy_of(config)
     uris = [uri for _, uri in comparison.sample_of_unknown_size(SAMPLE_ROWS)]
-    uris = [uri for uri in uris if _may_be_asked(uri, config)]
     with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
-        sizes = [size for size in pool.map(_size_of, uris) if size is not None]
+        found = pool.map(lambda uri: _size_of(uri, policy), uris)
+        sizes = [size for size in found if size is not None]
     return sum(sizes) / len(sizes) if sizes else UNKNOWN_IMAGE_BYTES
 
 
-def _may_be_asked(uri: str, config: JobConfig) -> bool:
-    """Whether looking at an image's size makes no connection that the policy forbids."""
-    if storage.scheme_of(uri) == "file":
-        return storage.scheme_of(config.manifest.path) == "file"
-    bucket = storage.inner_path(uri).partition("/")[0]
-    allowed = config.allow.buckets
-    return storage.scheme_of(uri) == "s3" and (allowed is None or bucket in allowed)
-
-
-def _size_of(uri: str) -> int | None:
+def _size_of(uri: str, policy: Policy) -> int | None:
     """Bytes of an image; None where that cannot be told, which the fetch will name."""
     try:
-        found = storage.stat(uri.removeprefix("file://"))
-    except (OSError, ValueError):
+        place = policy.place(uri)
+        path = {"file": place.path, "s3": f"s3://{place.host}/{place.path}"}.get(place.kind)
+        known = storage.stat(path) if path else None
+    except (RowFault, OSError, ValueError):
         return None
-    return found.size if found else None
+    return known.size if known else None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ list of ids is ever held in Python. The rules, row by row, are in `jobs.decision
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -36,12 +36,22 @@ from jobs.decision import (
 from jobs.shards import Counts, OperatorCounts
 from jobs.table import DataFile, Table
 from operators.base import Operator
-from schemas.enriched import ERROR, ERROR_TYPE, IMAGE_ID, IMAGE_SIZE, IS_DUE, URI, key_column
+from schemas.enriched import (
+    ERROR,
+    ERROR_TYPE,
+    IMAGE_ETAG,
+    IMAGE_ID,
+    IMAGE_SIZE,
+    IS_DUE,
+    URI,
+    key_column,
+)
 from schemas.errors import TableError, TaglineError
 from schemas.manifest import Manifest
 
 MEMORY_LIMIT = "1GB"  # of DuckDB
 READ_THREADS = 16
+HEAD_THREADS = 32  # stores asked for an etag at once
 BATCH_ROWS = 65_536
 KEPT = f"NOT {IS_ABSENT} AND NOT {IS_NEW} AND NOT {IS_TAKEN}"
 REPLACED = f"SELECT {FILE} FROM decided WHERE ({IS_TAKEN} AND NOT {IS_NEW}) OR {IS_REMOVED}"
@@ -64,6 +74,7 @@ class Comparison:
         self.operators = list(operators)
         self.files: tuple[DataFile, ...] = table.files if table else ()
         self.duplicates = 0
+        self.retired = _retired(table, manifest, operators)
         self._folder = tempfile.TemporaryDirectory(prefix="tagline-plan-")
         self.database = duckdb.connect(":memory:")
         self.database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
@@ -93,6 +104,7 @@ class Comparison:
         schema = self.manifest.schema.append(order)
         self._create("manifest", schema, _numbered(self.manifest.batches(), schema))
         self._drop_duplicates()
+        self.database.execute(f"CREATE TABLE refreshed ({IMAGE_ID} VARCHAR)")
         schema = self._state_schema()
         self._create("state", schema, self._state_batches(schema))
         twice = self._rows(f"SELECT {IMAGE_ID} FROM state GROUP BY 1 HAVING count(*) > 1 LIMIT 1")
@@ -101,6 +113,34 @@ class Comparison:
                 f"{self.table.path}: image_id {twice[0][0]!r} is in the table more than once; "
                 "another writer did that; delete the rows that should not be there"
             )
+
+    @property
+    def key_columns(self) -> list[str]:
+        """The key columns that decisions touch."""
+        return [*(key_column(op.name) for op in self.operators), *self.retired]
+
+    def refresh(self, has_changed: Callable[[str, str], bool]) -> int:
+        """Looks for images that are other ones than when they were fetched.
+
+        Args:
+            has_changed: told a uri and the etag at that time.
+
+        Returns:
+            How many there are.
+        """
+        query = (
+            f"SELECT m.{IMAGE_ID}, m.{URI}, s.{IMAGE_ETAG} FROM manifest m JOIN state s "
+            f"USING ({IMAGE_ID}) WHERE m.{URI} = s.{URI} AND s.{IMAGE_ETAG} IS NOT NULL"
+        )
+        with self.database.cursor() as reading, ThreadPoolExecutor(HEAD_THREADS) as pool:
+            for batch in reading.sql(query).to_arrow_reader(BATCH_ROWS):
+                ids, uris, etags = (column.to_pylist() for column in batch.columns)
+                changed = list(pool.map(has_changed, uris, etags))
+                found = pa.table({IMAGE_ID: pa.array(ids, pa.string()).filter(pa.array(changed))})
+                self.database.register("incoming", found)
+                self.database.execute("INSERT INTO refreshed SELECT * FROM incoming")
+                self.database.unregister("incoming")
+        return self._number("SELECT count(*) FROM refreshed")
 
     def files_with_errors(self) -> list[str]:
         """The data files that hold a row with an error."""
@@ -257,13 +297,14 @@ class Comparison:
 
     def _state_schema(self) -> pa.Schema:
         """What is read of the table: all that decides, and no values of operators."""
-        keys = [pa.field(key_column(op.name), pa.string()) for op in self.operators]
+        keys = [pa.field(column, pa.string()) for column in self.key_columns]
         return pa.schema(
             [
                 *self.manifest.schema,
                 *keys,
                 pa.field(ERROR, ERROR_TYPE),
                 pa.field(IMAGE_SIZE, pa.int64()),
+                pa.field(IMAGE_ETAG, pa.string()),
                 pa.field(FILE, pa.int32()),
                 pa.field(ROW, pa.int64()),
             ]
@@ -293,6 +334,19 @@ class Comparison:
         ]
         schema = pa.schema([("file", pa.int32()), *((stage, pa.string()) for stage in stages)])
         self._create("tried", schema, iter(pa.Table.from_pylist(rows, schema).to_batches()))
+
+
+def _retired(
+    table: Table | None, manifest: Manifest, operators: Sequence[Operator]
+) -> tuple[str, ...]:
+    """The key columns in a table of operators that are no longer there."""
+    known = {*manifest.schema.names, *(key_column(op.name) for op in operators)}
+    names = table.schema.names if table else []
+    return tuple(
+        column
+        for column in names
+        if column.endswith("_key") and column not in known and column[: -len("_key")] in names
+    )
 
 
 def _coalesced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

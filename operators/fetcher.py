@@ -207,6 +207,18 @@ class Fetcher:
             return found
         raise found or RowFault("missing", f"{uri!r} was not fetched")
 
+    def has_changed(self, uri: str, etag: str) -> bool:
+        """Whether an image is another one than when it was fetched with `etag`; reads no image.
+
+        One that cannot be asked for counts as unchanged: what is known of it stays.
+        """
+        try:
+            place = self.policy.place(uri)
+            source = self._sources[place.kind]
+            return self._patiently(place.host, lambda: source.etag(place)) != etag
+        except RowFault:
+            return False
+
     def _with_columns(self, table: pa.Table) -> pa.Table:
         keys = [pa.field(name, pa.string()) for name in self.dependent_keys]
         encoded = IN_FLIGHT_SCHEMA.field(IMAGE_ENCODED)

@@ -15,6 +15,7 @@ from jobs.shards import Plan, Shard, part_path, part_schema, read_shard
 from jobs.table import open_table
 from operators.base import Operator, apply, stale_rows
 from operators.catalog import build_operators, check_document
+from operators.fetcher import Fetcher
 from schemas.config import JobConfig
 from schemas.enriched import IMAGE_ENCODED
 from schemas.errors import RowFault, RowFaults
@@ -69,17 +70,28 @@ class Ledger:
         self.fetched = 0
 
 
-def run(made: Plan, operators: Sequence[Operator], ledger: Ledger | None = None) -> None:
-    """Writes the parts that are absent."""
+def run(
+    made: Plan,
+    operators: Sequence[Operator],
+    ledger: Ledger | None = None,
+    fetcher: Fetcher | None = None,
+) -> None:
+    """Writes the parts that are absent; with a real fetcher where images are real."""
     for shard in made.pending():
-        write_part(made, shard, operators, ledger)
+        write_part(made, shard, operators, ledger, fetcher)
 
 
 def write_part(
-    made: Plan, shard: Shard, operators: Sequence[Operator], ledger: Ledger | None = None
+    made: Plan,
+    shard: Shard,
+    operators: Sequence[Operator],
+    ledger: Ledger | None = None,
+    fetcher: Fetcher | None = None,
 ) -> None:
     """Computes one shard and puts its part."""
     rows = read_shard(made.directory, shard)
+    if fetcher:
+        rows = fetcher(rows)
     for operator in operators:
         if ledger:
             stale = len(stale_rows(operator, rows))

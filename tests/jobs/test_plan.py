@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import storage
-from jobs.plan import Selection
+from jobs.commit import commit
+from jobs.plan import Selection, policy_of
 from jobs.shards import read_shard
+from operators.fetcher import Fetcher
 from schemas.errors import ConfigError, TableError
 from tests import plain_run as job
 
@@ -413,3 +417,44 @@ def test_a_path_that_holds_something_else_is_refused(rows, tmp_path):
 
     with pytest.raises(TableError, match=r"holds 00000.bin, .* and no Delta table"):
         job.make_plan(job.config_of(manifest, tmp_path / "images", DIGEST))
+
+
+def test_an_operator_that_comes_back_does_not_take_old_values_for_good(enrich, rows):
+    enrich(rows)
+    rows[3]["uri"] = rows[4]["uri"]
+    enrich(rows, UPPER)
+
+    _, ledger, table = enrich(rows)
+
+    assert ledger.computed == {"digest": 1, "upper": 0}
+    assert table[3]["digest"] == table[4]["digest"]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_refresh_notices_another_image_under_an_old_uri(request, tmp_path, where):
+    folder = request.getfixturevalue("s3_bucket") if where == "s3" else str(tmp_path)
+
+    def put(number, colour):
+        path = tmp_path / "drawn.png"
+        Image.fromarray(np.full((4, 4, 3), colour, np.uint8)).save(path)
+        uri = f"{folder}/m/{number}.png"
+        storage.write_bytes(uri, path.read_bytes())
+        return {"image_id": str(number), "uri": uri, "title": "t"}
+
+    manifest = job.write_manifest(f"{folder}/m", [put(n, n) for n in range(5)])
+    config = job.config_of(manifest, f"{folder}/table", BOTH)
+    operators = job.operators_of(config)
+    fetcher = Fetcher(operators, policy_of(config))
+    first = job.make_plan(config)
+    job.run(first, operators, fetcher=fetcher)
+    commit(first)
+    put(2, 77)
+
+    assert job.make_plan(config).is_empty
+    refreshed = job.make_plan(config, Selection(refresh=True))
+
+    assert refreshed.computed["digest"].changed == refreshed.images_to_fetch == 1
+    assert refreshed.computed["upper"].changed == 0
+    job.run(refreshed, operators, fetcher=fetcher)
+    commit(refreshed)
+    assert job.make_plan(config, Selection(refresh=True)).is_empty
