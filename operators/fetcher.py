@@ -18,7 +18,6 @@ from threading import Condition
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -97,8 +96,6 @@ class Fetcher:
         policy: where images may come from.
         image_bytes: the largest file that is read, `limits.image_bytes`.
         pixel_limit: the largest image that is decoded, `limits.image_pixels`.
-        refresh: also asks for the etag of images that nothing stale needs, and fetches those that
-            changed.
         threads: files read at once.
         timeout_seconds: for one try of one file.
         retry_seconds: waited before each further try.
@@ -116,7 +113,6 @@ class Fetcher:
         *,
         image_bytes: int = 50_000_000,
         pixel_limit: int = PIXEL_LIMIT,
-        refresh: bool = False,
         threads: int = THREADS,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
@@ -125,7 +121,6 @@ class Fetcher:
         self.policy = policy
         self.image_bytes = image_bytes
         self.pixel_limit = pixel_limit
-        self.refresh = refresh
         self.threads = threads
         self.retry_seconds = tuple(retry_seconds)
         self.keys = {
@@ -159,12 +154,7 @@ class Fetcher:
         """
         table = self._with_columns(table)
         positions = self._wanted(table)
-        rows = table.select([URI, IMAGE_ETAG]).take(positions).to_pylist()
-        known = [row[IMAGE_ETAG] for row in rows]
-        is_needed = self._is_needed(table)[positions]
-        unless = [None if needed else etag for needed, etag in zip(is_needed, known, strict=True)]
-        fetched = self._fetch([row[URI] for row in rows], unless)
-        return self._merged(table, positions, fetched)
+        return self._merged(table, positions, self._fetch(table[URI].take(positions).to_pylist()))
 
     def fill(self, table: pa.Table) -> pa.Table:
         """Fetches what is null in `image_encoded`; give it to `operators.base.apply` as `fetch`.
@@ -180,7 +170,7 @@ class Fetcher:
             digests = table[IMAGE_SHA256].take(positions).to_pylist()
         encoded: list[bytes | None] = []
         faults: dict[int, RowFault] = {}
-        found = self._fetch(uris, [None] * len(uris))
+        found = self._fetch(uris)
         for position, digest, item in zip(positions.tolist(), digests, found, strict=True):
             if isinstance(item, Fetched) and digest in (None, item.sha256):
                 if item.encoded is None:
@@ -202,10 +192,10 @@ class Fetcher:
         Raises:
             RowFault: it cannot be had, or is no image.
         """
-        found = self._fetch([uri], [None])[0]
+        found = self._fetch([uri])[0]
         if isinstance(found, Fetched):
             return found
-        raise found or RowFault("missing", f"{uri!r} was not fetched")
+        raise found
 
     def has_changed(self, uri: str, etag: str) -> bool:
         """Whether an image is another one than when it was fetched with `etag`; reads no image.
@@ -224,40 +214,26 @@ class Fetcher:
         encoded = IN_FLIGHT_SCHEMA.field(IMAGE_ENCODED)
         return with_columns(table, (*FETCHED_SCHEMA, encoded, *keys, *BOOKKEEPING))
 
-    def _is_needed(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Whether an operator that sees the image has to compute the row."""
-        needed = np.zeros(table.num_rows, np.bool_)
-        for name, key in self.keys.items():
-            needed |= is_stale(table, name, key).to_numpy()
-        return needed
-
     def _wanted(self, table: pa.Table) -> Positions:
-        """Rows whose image is to be fetched or, with `refresh`, at least looked at."""
+        """Rows that an operator which sees the image has to compute."""
+        is_needed = np.zeros(table.num_rows, np.bool_)
+        for name, key in self.keys.items():
+            is_needed |= is_stale(table, name, key).to_numpy()
         is_open = pc.and_(is_due(table), pc.is_null(table[ERROR])).to_numpy()
-        if not self.refresh:
-            is_open = is_open & self._is_needed(table)
-        return np.flatnonzero(is_open).astype(np.int64)
+        return np.flatnonzero(is_needed & is_open).astype(np.int64)
 
-    def _fetch(
-        self, uris: Sequence[str | None], unless: Sequence[str | None]
-    ) -> list[Fetched | RowFault | None]:
-        """Fetches many, in order; None where the etag still is what `unless` says."""
+    def _fetch(self, uris: Sequence[str | None]) -> list[Fetched | RowFault]:
+        """Fetches many, in order."""
         if not uris:
             return []
         budgets = _Budgets()
         with ThreadPoolExecutor(min(self.threads, len(uris)), "fetch") as pool:
-            return list(pool.map(lambda uri, etag: self._one(uri, etag, budgets), uris, unless))
+            return list(pool.map(lambda uri: self._one(uri, budgets), uris))
 
-    def _one(
-        self, uri: str | None, unless: str | None, budgets: "_Budgets"
-    ) -> Fetched | RowFault | None:
+    def _one(self, uri: str | None, budgets: "_Budgets") -> Fetched | RowFault:
         try:
             place = self.policy.place(uri)
             source = self._sources[place.kind]
-            if unless is not None:
-                present = self._patiently(place.host, lambda: source.etag(place))
-                if present == unless:
-                    return None
 
             def read() -> Fetched:
                 with source.opened(place) as opened:
@@ -309,9 +285,9 @@ class Fetcher:
         )
 
     def _merged(
-        self, table: pa.Table, positions: Positions, found: list[Fetched | RowFault | None]
+        self, table: pa.Table, positions: Positions, found: list[Fetched | RowFault]
     ) -> pa.Table:
-        """Writes what was fetched and what failed; the etag-checked rows stay as they are."""
+        """Writes what was fetched and what failed."""
         images = {
             int(position): item
             for position, item in zip(positions, found, strict=True)

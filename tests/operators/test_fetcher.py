@@ -156,17 +156,16 @@ def test_other_bytes_under_a_uri_null_the_keys_of_all_that_came_from_them(folder
     assert result["e_key"].to_pylist() == ["old", None]
 
 
-def test_refresh_looks_at_etags_and_fetches_what_changed(folder):
-    table = apply(Sees(), local(folder)(shard("0.png", "1.png", "2.png"))).drop_columns(
-        ["image_encoded"]
-    )
-    (folder / "1.png").write_bytes(picture(9, (50, 10)))
-    fetcher = local(folder, refresh=True)
+def test_an_etag_tells_whether_an_image_changed_without_reading_it(folder):
+    fetcher = local(folder)
     paths = counted(fetcher)
-    result = apply(Sees(), fetcher(table))
-    assert paths == ["1.png"]
-    assert result["sees"].to_pylist() == [24, 50, 24]
-    assert result["image_sha256"][1].as_py() == hashlib.sha256(picture(9, (50, 10))).hexdigest()
+    etags = local(folder)(shard("0.png", "1.png"))["image_etag"].to_pylist()
+    (folder / "1.png").write_bytes(picture(9, (50, 10)))
+    assert fetcher.has_changed("0.png", etags[0]) is False
+    assert fetcher.has_changed("1.png", etags[1]) is True
+    assert fetcher.has_changed("nowhere.png", etags[0]) is False
+    assert fetcher.has_changed("../0.png", etags[0]) is False
+    assert paths == []
 
 
 def test_every_fault_has_its_code_and_the_neighbours_are_right(folder):
@@ -361,11 +360,12 @@ def test_a_bucket_that_is_not_there_is_missing(stored):
     ]
 
 
-def test_refresh_asks_s3_for_etags(stored):
-    first = apply(Sees(), remote(stored)(shard(f"{stored}/a b/0.png", f"{stored}/large.png")))
-    result = remote(stored, refresh=True)(first.drop_columns(["image_encoded"]))
-    assert result["image_encoded"].null_count == 2
-    assert result["sees_key"].null_count == 0
+def test_s3_tells_by_its_etag_whether_an_object_changed(stored):
+    fetcher = remote(stored)
+    uri = f"{stored}/a b/0.png"
+    etag = fetcher(shard(uri))["image_etag"][0].as_py()
+    assert fetcher.has_changed(uri, etag) is False
+    assert fetcher.has_changed(uri, '"another"') is True
 
 
 def test_a_store_that_refuses_is_forbidden(stored, monkeypatch):
