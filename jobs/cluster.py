@@ -17,6 +17,12 @@ from schemas.errors import RunError
 OBJECT_STORE_BYTES = 1_000_000_000  # a few shards of encoded images; what does not fit is spilled
 OBJECT_STORE_FRACTION = 0.2  # of the memory, on small machines
 LOOPBACK = "127.0.0.1"
+ENVIRONMENT = {  # of a Ray of its own
+    "OMP_NUM_THREADS": "1",  # the actors share the cores, not each all of them
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters reaches us as errors
+    "RAY_worker_niceness": "0",  # else 15: any other process would go first
+}
+START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
 MEMORY_LIMIT_FILES = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -90,21 +96,32 @@ def _start() -> None:
     has_token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
     if not Path(has_token).exists():
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters reaches us as errors
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the actors share the cores, not each all
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     capacity = local_capacity()
     store_bytes = min(OBJECT_STORE_BYTES, OBJECT_STORE_FRACTION * _memory_bytes())
-    with _no_stderr():
-        ray.init(
-            address="local",
-            _node_ip_address=LOOPBACK,
-            num_cpus=int(capacity.cpus),
-            num_gpus=int(capacity.gpus),
-            include_dashboard=False,
-            object_store_memory=int(store_bytes),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    for trial in range(1, START_TRIES + 1):
+        try:
+            with _no_stderr():
+                ray.init(
+                    address="local",
+                    _node_ip_address=LOOPBACK,
+                    num_cpus=int(capacity.cpus),
+                    num_gpus=int(capacity.gpus),
+                    include_dashboard=False,
+                    object_store_memory=int(store_bytes),
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+        except Exception as error:  # Ray raises nothing narrower
+            ray.shutdown()
+            if trial == START_TRIES:
+                raise RunError(
+                    f"Ray did not start on this machine in {trial} tries: {error}; its logs lie in "
+                    "/tmp/ray; free memory and cores, or name a cluster with --address"
+                ) from error
+        else:
+            return
 
 
 @contextmanager

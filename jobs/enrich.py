@@ -7,7 +7,7 @@ there is something to compute.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,7 @@ from jobs.commit import commit
 from jobs.limits import ErrorLimit
 from jobs.parts import PartReport, read_reports
 from jobs.plan import Selection, open_manifest, plan
+from jobs.portions import Portions
 from jobs.progress import Progress
 from jobs.records import record_rate
 from jobs.resources import allot
@@ -67,7 +68,7 @@ def run(
     summary = Summary.of(planned)
     while not planned.is_empty:
         done = _completed(planned, config, operators, address=address)
-        version = commit(planned)
+        version = commit(planned, committed=done.committed)
         _record_rates(planned, done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
         if not planned.remaining:
@@ -92,10 +93,12 @@ class Round:
     Args:
         reports: of all its parts.
         actors: by stage; none when nothing had to be computed.
+        committed: ids of shards that were committed while it went on.
     """
 
     reports: list[PartReport]
     actors: Mapping[str, int]
+    committed: Collection[str] = ()
 
 
 def _completed(
@@ -112,7 +115,10 @@ def _completed(
     limit = ErrorLimit(config.limits.error_fraction)
     for report in reports:
         limit.go_on_from(report)
+    if limit.is_telling:
+        limit.check()
     run = _Run(planned, config, operators, address)
+    portions = Portions(planned, [report.shard for report in reports], config.commit.every)
     if pending:
         due = sum(shard.due for shard in planned.shards)
         with (
@@ -123,8 +129,11 @@ def _completed(
                 reports.append(report)
                 progress.advance(report.tried, errors=sum(report.errors.values()))
                 limit.count(report)
+                portions.finish(report.shard)
+                if limit.is_telling:
+                    portions.commit_when_due()
     limit.check()
-    return Round(reports, run.actors)
+    return Round(reports, run.actors, portions.committed)
 
 
 class _Run:

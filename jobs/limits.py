@@ -36,8 +36,13 @@ class ErrorLimit:
             RunError: the limit is passed, of `LEAST_ROWS` or more.
         """
         self._count(report, failed=sum(report.errors.values()))
-        if self.tried >= LEAST_ROWS:
+        if self.is_telling:
             self.check()
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether enough rows were tried to judge a run before its end."""
+        return self.tried >= LEAST_ROWS
 
     def check(self) -> None:
         """Judges what was counted, be it ever so little.

@@ -1,0 +1,44 @@
+"""Commits what is finished while a run goes on, for `commit: {every: 1h}`."""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+from jobs.commit import commit_portion, finished_portion
+from jobs.shards import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class Portions:
+    """Keeps which shards are finished, and commits those it may, every so often.
+
+    Args:
+        plan: that is running.
+        finished: ids of shards whose part was there before.
+        every: None to leave all to the end.
+    """
+
+    def __init__(self, plan: Plan, finished: Iterable[str], every: timedelta | None) -> None:
+        self.plan, self.every = plan, every
+        self.finished = set(finished)
+        self.committed: set[str] = set()
+        self._count = 0
+        self._last = time.monotonic()
+
+    def finish(self, shard: str) -> None:
+        """Counts a shard whose part is there now."""
+        self.finished.add(shard)
+
+    def commit_when_due(self) -> None:
+        """Commits what is finished when it is time again; errors as of `commit_portion`."""
+        if self.every is None or time.monotonic() - self._last < self.every.total_seconds():
+            return
+        portion = finished_portion(self.plan, self.finished, self.committed)
+        if portion:
+            self._count += 1
+            version = commit_portion(self.plan, portion, portion=self._count)
+            self.committed.update(shard.id for shard in portion)
+            logger.info("event=portion_committed version=%d shards=%d", version, len(portion))
+        self._last = time.monotonic()

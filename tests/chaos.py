@@ -1,0 +1,200 @@
+"""Jobs that are killed: an S3 server that does it at a chosen write, and a reader that watches.
+
+A kill point is told by what a driver is about to store, or has just stored: its k-th part, or its
+commit. The server therefore sees to it: no hook is needed in the program, and no luck.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from jobs.table import open_table
+from tests import s3
+
+PROJECT = Path(__file__).parents[1]
+BUCKET = "photos"
+TABLE = f"s3://{BUCKET}/table"
+WRITES = {"part": "/table/data/", "commit": "/table/_delta_log/"}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a driver is killed.
+
+    Args:
+        when: relative to the store having the file.
+        what: it stores.
+        nth: counted from 1 in the life of that driver.
+    """
+
+    when: Literal["before", "after"]
+    what: Literal["part", "commit"]
+    nth: int = 1
+
+
+@dataclass
+class Gate:
+    """Stands before an S3 server and kills a driver at its kill point."""
+
+    inner: Any
+    kill: Kill | None = None
+    process: int = 0
+    seen: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arm(self, kill: Kill | None, process: int) -> None:
+        """Chooses whom to kill, and when; nobody when `kill` is None."""
+        with self.lock:
+            self.kill, self.process, self.seen = kill, process, 0
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        """Answers a request as the server does, unless its sender dies of it."""
+        kill = self._due(environ)
+        if kill and kill.when == "before":
+            os.kill(self.process, signal.SIGKILL)
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
+        answer = self.inner(environ, start_response)
+        if kill:
+            os.kill(self.process, signal.SIGKILL)
+        return answer
+
+    def _due(self, environ: Any) -> Kill | None:
+        with self.lock:
+            if self.kill is None or environ["REQUEST_METHOD"] != "PUT":
+                return None
+            if WRITES[self.kill.what] not in environ["PATH_INFO"]:
+                return None
+            self.seen += 1
+            if self.seen != self.kill.nth:
+                return None
+            kill, self.kill = self.kill, None
+            return kill
+
+
+@contextmanager
+def gated_server(monkeypatch: Any) -> Iterator[Gate]:
+    """Runs an S3 server behind a gate, with an empty bucket, and points this process at it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    gate = Gate(server._server.app)
+    server._server.app = gate
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    for name, value in s3.environment(endpoint).items():
+        monkeypatch.setenv(name, value)
+    s3.client(endpoint).create_bucket(Bucket=BUCKET)
+    try:
+        yield gate
+    finally:
+        server.stop()
+
+
+def write_pictures(numbers: Iterable[int]) -> None:
+    """Puts 8 x 8 pictures, each of one grey value, into the bucket."""
+    client = s3.client(os.environ["AWS_ENDPOINT_URL"])
+
+    def put(number: int) -> None:
+        file = BytesIO()
+        Image.new("L", (8, 8), number % 256).save(file, "PNG")
+        client.put_object(Bucket=BUCKET, Key=f"pictures/{number}.png", Body=file.getvalue())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, numbers))
+
+
+def write_manifest(numbers: Iterable[int]) -> None:
+    """Puts the manifest, over the one that was there."""
+    numbers = list(numbers)
+    rows = pa.table(
+        {
+            "image_id": [f"id-{number:05d}" for number in numbers],
+            "uri": [f"s3://{BUCKET}/pictures/{number}.png" for number in numbers],
+            "number": pa.array(numbers, pa.float32()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink)
+    client = s3.client(os.environ["AWS_ENDPOINT_URL"])
+    data = sink.getvalue().to_pybytes()
+    client.put_object(Bucket=BUCKET, Key="manifest.parquet", Body=data)
+
+
+def write_config(path: Path) -> Path:
+    """Writes the config of the job; its shards are of at most 250 rows of 3,000."""
+    document = {
+        "manifest": f"s3://{BUCKET}/manifest.parquet",
+        "table": TABLE,
+        "operators": {
+            "brightness": {"use": "brightness"},
+            "scaled": {"use": "scaled", "of": "number"},
+        },
+        "resources": {"scaled": {"actors": 3, "cpus": 0.2}},
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+def started(config: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a driver as a process of its own."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.plain_driver", str(config)],
+            cwd=PROJECT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+class Reader:
+    """Polls the table throughout, and keeps what it saw: versions with their number of rows."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, int, int]] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._poll)
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._ended.wait(0.3):
+            table = open_table(TABLE)
+            if table is not None:
+                ids = table.read(["image_id"])["image_id"]
+                self.seen.add((table.version, len(ids), len(ids.unique())))
+
+
+def table_of(numbers: Iterable[int]) -> list[tuple[str, float, float]]:
+    """What the table must hold at the end: ids, brightness and scaled, in order."""
+    return [(f"id-{n:05d}", float(n % 256), 2.0 * n) for n in numbers]
+
+
+def table_now() -> list[tuple[str, float, float]]:
+    """What the table does hold, in order of ids."""
+    table = open_table(TABLE)
+    assert table is not None
+    rows = table.read(["image_id", "brightness", "scaled"]).sort_by("image_id").to_pylist()
+    return [(row["image_id"], row["brightness"], row["scaled"]) for row in rows]

@@ -1,0 +1,27 @@
+"""`python -m tests.plain_driver CONFIG.json`: enrich with the operators of tests, told as JSON."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from jobs import enrich
+from operators.catalog import check_document
+from schemas.errors import TaglineError
+from tests.plain_jobs import CATALOG
+
+
+def main(path: str) -> int:
+    """Runs the job and gives the exit code of the command."""
+    logging.basicConfig(level=logging.INFO)
+    config = check_document(json.loads(Path(path).read_text()), catalog=CATALOG)
+    try:
+        print(json.dumps(enrich.run(config, catalog=CATALOG).to_json()), flush=True)
+    except TaglineError as error:
+        print(f"tagline: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
