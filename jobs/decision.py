@@ -24,6 +24,7 @@ from schemas.enriched import (
     key_column,
 )
 
+M, S, T, R = "_tagline_m", "_tagline_s", "_tagline_t", "_tagline_r"  # rows of the four tables
 ORDER = "_tagline_order"  # of the manifest's rows
 FILE = "_tagline_file"  # of a table's row: position in Table.files
 ROW = "_tagline_row"  # of a table's row in its file
@@ -89,39 +90,39 @@ def _judged_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
     is_changed = _any(
         [*(_differs(column) for column in read), _key_changed_up_to_failure(operators)]
     )
-    both = "m.image_id IS NOT NULL AND s.image_id IS NOT NULL"
+    both = f"{M}.image_id IS NOT NULL AND {S}.image_id IS NOT NULL"
     flags = _listed(
         f"{condition} AS {name(flag + op.name)}"
         for op in operators
         for flag, condition in (("nulled_", nulled[op.name]), ("stale_", stale[op.name]))
     )
     return f"""
-        SELECT m, s, {flags}
-            s.image_id IS NULL AS is_new, m.image_id IS NULL AS is_absent,
-            {both} AND s.error IS NULL AND {_any(stale.values())} AS is_stale,
-            {both} AND s.error IS NOT NULL AND {is_changed} AS is_mended,
-            {both} AND s.error IS NOT NULL AND {_retry_rule(rules)} AS is_retry,
+        SELECT {M}, {S}, {flags}
+            {S}.image_id IS NULL AS is_new, {M}.image_id IS NULL AS is_absent,
+            {both} AND {S}.error IS NULL AND {_any(stale.values())} AS is_stale,
+            {both} AND {S}.error IS NOT NULL AND {is_changed} AS is_mended,
+            {both} AND {S}.error IS NOT NULL AND {_retry_rule(rules)} AS is_retry,
             {both} AND {is_other} AS is_other, {_differs(URI)} AS is_elsewhere
-        FROM manifest m FULL OUTER JOIN state s ON m.image_id = s.image_id
-        LEFT JOIN refreshed r ON r.image_id = m.image_id
-        LEFT JOIN tried t ON t.file = s.{FILE}
+        FROM manifest {M} FULL OUTER JOIN state {S} ON {M}.image_id = {S}.image_id
+        LEFT JOIN refreshed {R} ON {R}.image_id = {M}.image_id
+        LEFT JOIN tried {T} ON {T}.file = {S}.{FILE}
     """
 
 
 def _result_sql(compared: Sequence[str], operators: Sequence[Operator], rules: Rules) -> str:
     """The row as a shard holds it, and the columns by which rows are counted and ordered."""
     carried = _listed(
-        f"CASE WHEN is_taken THEN m.{name(column)} ELSE s.{name(column)} END AS {name(column)}"
+        f"CASE WHEN is_taken THEN {M}.{name(column)} ELSE {S}.{name(column)} END AS {name(column)}"
         for column in compared
     )
     keys = _listed(
         f"CASE WHEN NOT (is_taken AND {name('nulled_' + op.name)}) "
-        f"THEN s.{name(key_column(op.name))} END AS {name(key_column(op.name))}"
+        f"THEN {S}.{name(key_column(op.name))} END AS {name(key_column(op.name))}"
         for op in operators
     )
     keys += _listed(
-        f"CASE WHEN NOT (is_taken AND is_other AND regexp_full_match(s.{name(column)}, "
-        f"'[0-9a-f]{{16}}')) THEN s.{name(column)} END AS {name(column)}"
+        f"CASE WHEN NOT (is_taken AND is_other AND regexp_full_match({S}.{name(column)}, "
+        f"'[0-9a-f]{{16}}')) THEN {S}.{name(column)} END AS {name(column)}"
         for column in rules.retired
     )
     stale = _listed(
@@ -130,17 +131,17 @@ def _result_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
     imaging = [name("stale_" + op.name) for op in operators if IMAGE_ENCODED in op.reads]
     only_retry = f"(is_retry AND NOT (is_mended AND {rules.retry == 'due'}))"
     return f"""
-        SELECT coalesce(m.image_id, s.image_id) AS image_id, {carried} {keys} {stale}
-            CASE WHEN NOT is_computed THEN s.error END AS {ERROR},
+        SELECT coalesce({M}.image_id, {S}.image_id) AS image_id, {carried} {keys} {stale}
+            CASE WHEN NOT is_computed THEN {S}.error END AS {ERROR},
             is_computed AS {IS_DUE},
-            (CASE WHEN {only_retry} THEN s.error.attempts ELSE 0 END)::INTEGER AS {ATTEMPTS},
-            CASE WHEN NOT is_elsewhere THEN s.{IMAGE_SIZE} END AS {IMAGE_SIZE},
+            (CASE WHEN {only_retry} THEN {S}.error.attempts ELSE 0 END)::INTEGER AS {ATTEMPTS},
+            CASE WHEN NOT is_elsewhere THEN {S}.{IMAGE_SIZE} END AS {IMAGE_SIZE},
             is_computed AND {_any(imaging)} AS {NEEDS_IMAGE},
             is_new AS {IS_NEW}, is_absent AS {IS_ABSENT},
             is_mended AND NOT is_computed AS {IS_OPEN},
             is_absent AND {rules.prune} AS {IS_REMOVED}, is_taken AS {IS_TAKEN},
             {only_retry} AS {IS_RETRY},
-            m.{ORDER} AS {ORDER}, s.{FILE} AS {FILE}, s.{ROW} AS {ROW}
+            {M}.{ORDER} AS {ORDER}, {S}.{FILE} AS {FILE}, {S}.{ROW} AS {ROW}
         FROM taken
     """
 
@@ -163,7 +164,7 @@ def _inputs(compared: Sequence[str], operators: Sequence[Operator]) -> dict[str,
 
 
 def _key_differs(op: Operator) -> str:
-    return f"s.{name(key_column(op.name))} IS DISTINCT FROM {text(op.key)}"
+    return f"{S}.{name(key_column(op.name))} IS DISTINCT FROM {text(op.key)}"
 
 
 def _key_changed_up_to_failure(operators: Sequence[Operator]) -> str:
@@ -173,19 +174,19 @@ def _key_changed_up_to_failure(operators: Sequence[Operator]) -> str:
     An error of the fetch depends on no key, one of an operator that is gone is to be computed.
     """
     fetches = any(IMAGE_ENCODED in op.reads for op in operators)
-    cases = [f"WHEN s.error.stage = {text(FETCH)} THEN false"] if fetches else []
+    cases = [f"WHEN {S}.error.stage = {text(FETCH)} THEN false"] if fetches else []
     for position, op in enumerate(operators):
         before = [_key_differs(earlier) for earlier in operators[:position]]
-        own = f"coalesce(t.{name(op.name)} <> {text(op.key)}, false)"
-        cases.append(f"WHEN s.error.stage = {text(op.name)} THEN {_any([*before, own])}")
+        own = f"coalesce({T}.{name(op.name)} <> {text(op.key)}, false)"
+        cases.append(f"WHEN {S}.error.stage = {text(op.name)} THEN {_any([*before, own])}")
     return f"(CASE {' '.join(cases)} ELSE true END)"
 
 
 def _retry_rule(rules: Rules) -> str:
-    has_attempts = f"coalesce(s.error.attempts, 0) < {rules.attempts}"
+    has_attempts = f"coalesce({S}.error.attempts, 0) < {rules.attempts}"
     return {
-        "due": f"coalesce(s.error.transient, false) AND {has_attempts}",
-        "transient": "coalesce(s.error.transient, false)",
+        "due": f"coalesce({S}.error.transient, false) AND {has_attempts}",
+        "transient": f"coalesce({S}.error.transient, false)",
         "errors": "true",
     }[rules.retry]
 
@@ -196,8 +197,8 @@ def _computed_rule(rules: Rules) -> str:
 
 def _differs(column: str) -> str:
     """Whether a column of the manifest is another than the table's; a uri also by its content."""
-    content = " OR r.image_id IS NOT NULL" if column == URI else ""
-    return f"(m.{name(column)} IS DISTINCT FROM s.{name(column)}{content})"
+    content = f" OR {R}.image_id IS NOT NULL" if column == URI else ""
+    return f"({M}.{name(column)} IS DISTINCT FROM {S}.{name(column)}{content})"
 
 
 def _any(conditions: Iterable[str]) -> str:

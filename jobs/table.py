@@ -4,6 +4,7 @@ No deletion vectors, no column mapping, no partitions: every reader of Delta can
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from jobs import storage
 from operators.base import Operator
@@ -30,7 +31,8 @@ from schemas.errors import ConfigError, TableError
 from schemas.plain_types import plain_type
 
 OUR_FOLDERS = ("_tagline", "data")  # what a first run that was killed may have left
-MANY_FILES = 16
+ORNAMENTS = re.compile(r"\x1b\[\d*m|↳")
+FRAME = re.compile(r"\d+: <unknown>|stack backtrace")
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ def open_table(path: str, version: int | None = None) -> Table | None:
     except TableNotFoundError:
         _check_free(path)
         return None
-    except Exception as error:
-        if not storage.exists(path):
-            return None
-        raise TableError(f"{path}: the Delta table cannot be read: {error}") from error
+    except (DeltaError, OSError) as error:
+        if os.path.isfile(path):
+            _check_free(path)
+        raise TableError(f"{path}: the Delta table cannot be read: {_reason(error)}") from error
     schema = _arrow_schema(delta)
     _check_ours(path, delta, schema)
     return Table(path, delta.version(), schema, _data_files(path, delta), delta)
@@ -138,6 +140,12 @@ def planned_schema(
     return pa.schema([*table.schema, *added])
 
 
+def _reason(error: Exception) -> str:
+    """What deltalake says, on one line and without colours or its own frames."""
+    lines = (ORNAMENTS.sub("", line).strip() for line in str(error).splitlines())
+    return ": ".join(line for line in lines if line and not FRAME.match(line))
+
+
 def _same(wanted: pa.Field, there: pa.Field) -> bool:
     return bool(wanted.name == there.name and plain_type(wanted.type) == plain_type(there.type))
 
@@ -151,6 +159,9 @@ def _arrow_schema(delta: DeltaTable) -> pa.Schema:
 def _check_free(path: str) -> None:
     """Raises TableError when a path that is no table is not free for one either."""
     filesystem, inner = storage.filesystem(path), storage.inner_path(path)
+    bucket = inner.partition("/")[0]
+    if storage.scheme_of(path) == "s3" and not filesystem.exists(bucket):
+        raise TableError(f"{path}: there is no bucket {bucket!r}; create it, or give another path")
     if not filesystem.exists(inner):
         return
     if filesystem.isfile(inner):

@@ -13,11 +13,13 @@ from operators.base import Operator
 from schemas.config import JobConfig, OperatorConfig, nearest, parse_config
 from schemas.config import read_config as read_checked_config
 from schemas.enriched import (
+    ATTEMPTS,
     ENRICHED_AT,
     ERROR,
     FETCHED_SCHEMA,
     IMAGE_ENCODED,
     IMAGE_ID,
+    IS_DUE,
     URI,
     key_column,
 )
@@ -25,7 +27,7 @@ from schemas.errors import ConfigError, TaglineError
 
 Factory = Callable[..., Any]
 GIVEN = ("self", "model", "name", "upstream_keys")  # constructor arguments that are no options
-RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT})
+RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT, IS_DUE, ATTEMPTS})
 
 
 def _captioner() -> Factory:
@@ -177,7 +179,8 @@ def _reserved_faults(columns: Iterable[str]) -> list[str]:
 def _clash_faults(operator: Operator, made: list[str], owners: Mapping[str, str]) -> list[str]:
     return [
         f"operators.{operator.name}: writes the column {column!r}, which {owners[column.lower()]} "
-        f"has too; rename the operator, or the manifest's with manifest.columns: {{other_name: {column}}}"
+        "has too; rename the operator, or the manifest's column with "
+        f"manifest.columns: {{other_name: {column}}}"
         for column in made
         if column.lower() in owners  # Delta does not tell names apart by case
     ]

@@ -19,6 +19,7 @@ import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError
 
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ManifestError
@@ -34,6 +35,7 @@ FORMATS: Mapping[str, Format] = {
 }
 COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
 BATCH_ROWS = 65_536
+STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
 JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block
 OPEN_THREADS = 16
 GLOB_SIGNS = frozenset("*?[")
@@ -138,16 +140,16 @@ def _find(path: str, filesystem: Any) -> dict[str, Any]:
     """The files meant by a path, by their inner name, sorted; hidden ones and `_…` left out."""
     inner = path.partition("://")[2] if "://" in path else path
     try:
+        if filesystem.isfile(inner):
+            return {inner: filesystem.info(inner)}
         if GLOB_SIGNS & set(inner):
             found = filesystem.glob(inner, detail=True)
             found = {name: info for name, info in found.items() if info["type"] == "file"}
-        elif filesystem.isfile(inner):
-            return {inner: filesystem.info(inner)}
         else:
             found = _visible(inner, filesystem.find(inner, detail=True))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ManifestError(f"{path}: no such manifest; give a file, a folder or a glob") from error
-    except (PermissionError, OSError) as error:
+    except STORE_ERRORS as error:
         raise ManifestError(f"{path}: the manifest cannot be listed: {error}") from error
     known = {name: info for name, info in sorted(found.items()) if _format(name)}
     if not known:
@@ -195,7 +197,7 @@ def _open(
     version = str(info.get("ETag") or f"{info.get('size')}-{info.get('mtime')}").strip('"')
     try:
         stored = _stored_schema(kind, inner, filesystem)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (*STORE_ERRORS, pa.ArrowInvalid) as error:
         if info.get("size") == 0 or "Empty" in str(error):
             raise ManifestError(f"{path}: the file is empty; it needs image_id and uri") from error
         raise ManifestError(f"{path}: cannot be read as {kind}: {error}") from error
@@ -350,7 +352,7 @@ def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
         for batch in _stored_batches(file, manifest):
             yield from _converted(file, batch, manifest, first_row)
             first_row += batch.num_rows
-    except (OSError, pa.ArrowInvalid) as error:
+    except (*STORE_ERRORS, pa.ArrowInvalid) as error:
         raise ManifestError(
             f"{file.path}: cannot be read as {file.format} after row {first_row - 1}: {error}"
         ) from error

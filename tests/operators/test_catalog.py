@@ -84,7 +84,9 @@ def test_a_chain_that_cannot_run_is_refused_before_it_does(operators, message):
         built(operators)
 
 
-@pytest.mark.parametrize("column", ["error", "enriched_at", "image_size", "image_anything"])
+@pytest.mark.parametrize(
+    "column", ["error", "enriched_at", "attempts", "image_size", "image_anything"]
+)
 def test_a_column_that_tagline_writes_is_refused_in_a_manifest(column):
     with pytest.raises(ConfigError, match=f"column '{column}' is one that tagline writes"):
         built({"a": {"use": "digest"}}, (*COLUMNS, column))
