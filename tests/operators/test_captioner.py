@@ -53,7 +53,9 @@ def directory(folder, **model):
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["ofa_caption_mini", "ofa_caption_tiny"])
+@pytest.mark.parametrize(
+    "recipe", ["ofa_caption_mini", pytest.param("ofa_caption_tiny", marks=pytest.mark.slow)]
+)
 def test_captions_are_those_of_the_published_pipeline(recipe, photographs):
     golden = json.loads((tiny.DATA / "golden" / f"{recipe}.json").read_text())
     captioner = Captioner(tiny.checkpoint(recipe))

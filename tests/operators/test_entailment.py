@@ -52,7 +52,9 @@ def directory(folder, answers=None, **model):
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["ofa_entailment_mini", "ofa_entailment_tiny"])
+@pytest.mark.parametrize(
+    "recipe", ["ofa_entailment_mini", pytest.param("ofa_entailment_tiny", marks=pytest.mark.slow)]
+)
 def test_judgements_are_those_of_the_published_pipeline(recipe, photographs):
     golden = json.loads((tiny.DATA / "golden" / f"{recipe}.json").read_text())
     checker = Entailment(tiny.checkpoint(recipe), hypothesis="caption")
