@@ -29,7 +29,7 @@ from operators.embedded.curriculum import (
     label_points,
     training_scenes,
 )
-from operators.embedded.hypotheses import LABELS, write_hypotheses
+from operators.embedded.hypotheses import LABELS, Label, write_hypotheses
 from operators.embedded.kinds import (
     ANIMAL_STATES,
     BACKGROUNDS,
@@ -76,7 +76,8 @@ SMOOTHING = 0.02  # of the captions' targets
 FIRST_WEIGHTS = {"seen": (0.15,) * 4, "read": (0.15,) * 4, "named": (0.15,)}  # as LABEL_CLASSES
 LATER_WEIGHTS = {"seen": (2.0, 0.5, 0.0, 0.0), "read": (0.5, 0.15, 0.15, 0.15), "named": (0.3,)}
 LATER_FROM = 22_528  # images: by then sentences are well formed, but a third of the kinds are wrong
-CROWDS_FROM, CROWDS_TO = 23_296, 72_448  # images: of these, two steps in three only learn to see
+CROWDS_FROM, CROWDS_TO = 23_296, 51_200  # images: of these, two steps in three only learn to see
+FALSE_FROM = 84_480  # images: from here on every image comes with a hypothesis that is false
 HYPOTHESES = 2  # of an image in a step
 LONGEST = 16  # tokens of a caption, its end included
 OTHER_WORDS = (
@@ -91,12 +92,12 @@ class DescriberRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 400_000  # shown in all
+    images = 140_800  # shown in all
     batch = 64  # images a step and process
     peak_rate = 1.2e-3
     decay = 0.02
     warmup = 60  # steps
-    falling = 0.3  # of the steps, the last ones, in which the rate falls to nothing
+    falling = 0.36  # of the steps, the last ones, in which the rate falls to nothing
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -126,9 +127,7 @@ class DescriberRecipe:
         scenes = training_scenes(self.seed, first, self.batch)
         random = Random(f"tagline labels {self.seed} {first}")
         chosen = [
-            random.sample(
-                write_hypotheses(scene, self.seed, first + number, "training"), HYPOTHESES
-            )
+            choose(random, write_hypotheses(scene, self.seed, first + number, "training"), first)
             for number, scene in enumerate(scenes)
         ]
         hypotheses = [one for several in zip(*chosen, strict=True) for one in several]
@@ -251,6 +250,14 @@ class DescriberRecipe:
         labels = {answer.strip(): label for label, answer in ANSWERS.items()}
         write_json(directory / "entailment" / "ans2label.json", labels)
         return folders
+
+
+def choose(random: Random, written: list[tuple[str, Label]], first: int) -> list[tuple[str, Label]]:
+    """Two of a scene's hypotheses; later the false one, learned last, is always among them."""
+    if first < FALSE_FROM:
+        return random.sample(written, HYPOTHESES)
+    true, false, undecided = written
+    return [false, random.choice((true, undecided))]
 
 
 def as_ofa(model: nn.Module) -> OFAModel:
