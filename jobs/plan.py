@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+import pyarrow as pa
+
 from jobs import storage
 from jobs.cutting import Expectation, cut, limits_for
 from jobs.decision import Rules
@@ -121,28 +123,50 @@ def plan(
         if selection.refresh:
             comparison.refresh(Fetcher(operators, policy_of(config)).has_changed)
         comparison.decide(_rules(path, comparison, config, selection))
-        remaining = comparison.limit(round_rows)
-        replaced = [comparison.files[at] for at in comparison.replaced()]
-        made = Plan(
-            id=plan_id,
-            table=path,
+        made = _decided(
+            comparison,
+            plan_id,
+            path,
             table_version=table.version if table else None,
-            operators={op.name: op.key for op in operators},
-            counts=comparison.counts(),
-            computed=comparison.computed(),
-            images_to_fetch=comparison.images_to_fetch(),
-            bytes_to_rewrite=sum(file.size for file in replaced),
-            seconds=0.0,
-            cost=None,
-            remaining=remaining,
+            operators=operators,
             schema=schema,
-            replaced=tuple(file.path for file in replaced),
+            round_rows=round_rows,
         )
         if made.is_empty:
             return made
         rates = read_rates(path, made.operators)
         made = _estimated(made, config, rates, actors)
         return _written(made, comparison, config, rates, actors) if write else made
+
+
+def _decided(
+    comparison: Comparison,
+    plan_id: str,
+    path: str,
+    *,
+    table_version: int | None,
+    operators: Sequence[Operator],
+    schema: pa.Schema,
+    round_rows: int,
+) -> Plan:
+    """The plan of what was decided, without its estimates and shards."""
+    remaining = comparison.limit(round_rows)
+    replaced = [comparison.files[at] for at in comparison.replaced()]
+    return Plan(
+        id=plan_id,
+        table=path,
+        table_version=table_version,
+        operators={op.name: op.key for op in operators},
+        counts=comparison.counts(),
+        computed=comparison.computed(),
+        images_to_fetch=comparison.images_to_fetch(),
+        bytes_to_rewrite=sum(file.size for file in replaced),
+        seconds=0.0,
+        cost=None,
+        remaining=remaining,
+        schema=schema,
+        replaced=tuple(file.path for file in replaced),
+    )
 
 
 def _plan_id(

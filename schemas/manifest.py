@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,26 +19,21 @@ import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError
 
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ManifestError
+from schemas.manifest_files import (
+    STORE_ERRORS,
+    Format,
+    check_one_format,
+    find_files,
+    format_of,
+)
 from schemas.plain_types import is_text, plain_type, value_type
 
-Format = Literal["parquet", "csv", "jsonl"]
-FORMATS: Mapping[str, Format] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
 BATCH_ROWS = 65_536
-STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
 JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block
 OPEN_THREADS = 16
-GLOB_SIGNS = frozenset("*?[")
 COLUMN_NAME = re.compile(r"[^ ,;{}()\n\t=]+")  # what Delta allows without column mapping
 INSIDE_PREFIX = "_tagline"  # of columns that a plan adds for itself
 
@@ -98,8 +93,8 @@ class Manifest:
                 type that is not allowed, or two files differ in their columns.
         """
         columns = dict(columns or {})
-        found = _find(path, filesystem)
-        _check_one_format(path, [_format(name) for name in found])
+        found = find_files(path, filesystem)
+        check_one_format(path, [format_of(name) for name in found])
         with ThreadPoolExecutor(OPEN_THREADS) as pool:
             files = list(
                 pool.map(
@@ -136,63 +131,11 @@ class Manifest:
             raise ManifestError(f"{self.path}: the manifest has no rows; nothing could be enriched")
 
 
-def _find(path: str, filesystem: Any) -> dict[str, Any]:
-    """The files meant by a path, by their inner name, sorted; hidden ones and `_…` left out."""
-    inner = path.partition("://")[2] if "://" in path else path
-    try:
-        if filesystem.isfile(inner):
-            return {inner: filesystem.info(inner)}
-        if GLOB_SIGNS & set(inner):
-            found = filesystem.glob(inner, detail=True)
-            found = {name: info for name, info in found.items() if info["type"] == "file"}
-        else:
-            found = _visible(inner, filesystem.find(inner, detail=True))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ManifestError(f"{path}: no such manifest; give a file, a folder or a glob") from error
-    except STORE_ERRORS as error:
-        raise ManifestError(f"{path}: the manifest cannot be listed: {error}") from error
-    known = {name: info for name, info in sorted(found.items()) if _format(name)}
-    if not known:
-        there = f"; it holds {', '.join(sorted(found)[:3])}" if found else ""
-        raise ManifestError(
-            f"{path}: no manifest file there{there}; files end in {', '.join(FORMATS)}"
-        )
-    return known
-
-
-def _visible(folder: str, found: dict[str, Any]) -> dict[str, Any]:
-    def is_visible(name: str) -> bool:
-        below = name.removeprefix(folder).strip("/").split("/")
-        return not any(part.startswith(("_", ".")) for part in below)
-
-    return {name: info for name, info in found.items() if is_visible(name)}
-
-
-def _format(name: str) -> Format | None:
-    base = name.rpartition("/")[2].lower()
-    for compression in COMPRESSIONS:
-        if base.endswith(compression):
-            base = base.removesuffix(compression)
-            break
-    for ending, kind in FORMATS.items():
-        if base.endswith(ending):
-            return kind
-    return None
-
-
-def _check_one_format(path: str, formats: Sequence[Format | None]) -> None:
-    if None in formats:
-        raise ManifestError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
-    if len(set(formats)) > 1:
-        kinds = ", ".join(sorted({str(kind) for kind in formats}))
-        raise ManifestError(f"{path}: mixes {kinds}; give a glob that matches one of them")
-
-
 def _open(
     manifest: str, inner: str, info: Any, columns: Mapping[str, str], filesystem: Any
 ) -> ManifestFile:
-    kind = _format(inner)
-    assert kind is not None  # checked by _check_one_format
+    kind = format_of(inner)
+    assert kind is not None  # checked by check_one_format
     path = f"s3://{inner}" if manifest.startswith("s3://") else inner
     version = str(info.get("ETag") or f"{info.get('size')}-{info.get('mtime')}").strip('"')
     try:
