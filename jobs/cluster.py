@@ -7,6 +7,7 @@ dashboard, and ends with the process that started it, however that ends. Measure
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,17 +81,21 @@ def connected(address: str | None = None) -> Iterator[Capacity]:
         yield _connected_capacity()
         return
     address = cluster_address(address)
+    logs = None
     if address is None:
-        _start()
+        logs = _start()
     else:
         _join(address)
     try:
         yield _connected_capacity()
     finally:
         ray.shutdown()
+    if logs:  # of interest only when something went wrong
+        shutil.rmtree(logs, ignore_errors=True)
 
 
-def _start() -> None:
+def _start() -> Path:
+    """Starts a Ray and gives the folder of its logs."""
     import ray
 
     has_token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
@@ -103,7 +108,7 @@ def _start() -> None:
     for trial in range(1, START_TRIES + 1):
         try:
             with _no_stderr():
-                ray.init(
+                started = ray.init(
                     address="local",
                     _node_ip_address=LOOPBACK,
                     num_cpus=int(capacity.cpus),
@@ -121,7 +126,8 @@ def _start() -> None:
                     "/tmp/ray; free memory and cores, or name a cluster with --address"
                 ) from error
         else:
-            return
+            return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]
+    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -139,6 +145,7 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _join(address: str) -> None:
+    """Connects to a cluster; its logs are its own affair."""
     import ray
 
     try:

@@ -164,13 +164,13 @@ class _Run:
         with connected(self.address) as capacity:
             from jobs.pools import run_shards, run_suspects  # imports Ray
 
-            where = self.address or THIS_MACHINE
+            where = cluster_address(self.address) or THIS_MACHINE
             allotments = allot(self.operators, self.config.resources, capacity, where=where)
             self.actors = {name: allotment.actors for name, allotment in allotments.items()}
             suspects = {shard.id: shard for shard in shards}
             for report in run_shards(self.work, shards, allotments, to_compute=self.to_compute):
-                del suspects[report.shard]
-                yield report
+                if suspects.pop(report.shard, None):
+                    yield report
             if suspects:
                 logger.warning("event=suspect_shards count=%d", len(suspects))
                 yield from run_suspects(

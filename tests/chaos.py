@@ -28,6 +28,7 @@ from tests import s3
 PROJECT = Path(__file__).parents[1]
 BUCKET = "photos"
 TABLE = f"s3://{BUCKET}/table"
+SECONDS = 500  # for one driver on a busy machine
 WRITES = {"part": "/table/data/", "commit": "/table/_delta_log/"}
 
 
@@ -99,11 +100,21 @@ def gated_server(monkeypatch: Any) -> Iterator[Gate]:
     endpoint = f"http://{host}:{port}"
     for name, value in s3.environment(endpoint).items():
         monkeypatch.setenv(name, value)
-    s3.client(endpoint).create_bucket(Bucket=BUCKET)
+    _make_empty_bucket(endpoint)
     try:
         yield gate
     finally:
         server.stop()
+
+
+def _make_empty_bucket(endpoint: str) -> None:
+    """Makes the bucket; what an earlier server of this process held is taken out."""
+    client = s3.client(endpoint)
+    client.create_bucket(Bucket=BUCKET)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        keys = [{"Key": found["Key"]} for found in page.get("Contents", [])]
+        if keys:
+            client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
 
 
 def write_pictures(numbers: Iterable[int]) -> None:
@@ -151,16 +162,45 @@ def write_config(path: Path) -> Path:
     return path
 
 
-def started(config: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Starts a driver as a process of its own."""
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.plain_driver", str(config)],
-            cwd=PROJECT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+class Drivers:
+    """Starts drivers, each a process of its own, and lets none outlive a `with`."""
+
+    def __init__(self, config: Path, gate: Gate) -> None:
+        self.config, self.gate = config, gate
+        self.log = config.with_suffix(".log")
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "Drivers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for driver in self._all:
+            driver.kill()
+            driver.wait()
+
+    def killed(self, kill: Kill) -> None:
+        """Runs a driver until it is killed."""
+        driver = self._started()
+        self.gate.arm(kill, driver.pid)
+        assert driver.wait(SECONDS) == -signal.SIGKILL, self.log.read_text()
+
+    def done(self, count: int = 1) -> None:
+        """Runs some drivers at once, all to their end."""
+        self.gate.arm(None, 0)
+        drivers = [self._started() for _ in range(count)]
+        assert [driver.wait(SECONDS) for driver in drivers] == [0] * count, self.log.read_text()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as out:
+            driver = subprocess.Popen(
+                [sys.executable, "-m", "tests.plain_driver", str(self.config)],
+                cwd=PROJECT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._all.append(driver)
+        return driver
 
 
 class Reader:
