@@ -1,7 +1,8 @@
 """The columns of an enriched table, each spelled and typed once.
 
-An operator named `caption` writes `caption` and `caption_*`; `key_column` names the column that says which
-version of the operator computed a row. Columns in flight travel with a shard and never reach the table.
+An operator named `caption` writes `caption` and `caption_*`; `key_column` names the column that
+says which version of the operator computed a row. Columns in flight travel with a shard and never
+reach the table.
 """
 
 import pyarrow as pa
