@@ -251,16 +251,21 @@ def _configure() -> None:
 
 
 def _packed(state: ShardState) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, state.table.schema) as stream:
-        stream.write_table(state.table)
-    data = sink.getvalue()
+    measured = pa.MockOutputStream()
+    _write_stream(state.table, measured)
+    data = pa.allocate_buffer(measured.size())  # a stream that grows would hold it up to 3 times
+    _write_stream(state.table, pa.FixedSizeBufferWriter(data))
     ends = pa.py_buffer(np.array([0, data.size], np.int64))
     return _row(
         shard=json.dumps(asdict(state.shard)),
         progress=json.dumps({"computed": state.computed, "busy": state.busy}),
         table=pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data]),  # no copy
     )
+
+
+def _write_stream(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
 
 
 def _unpacked(row: Mapping[str, Any], parcel: pa.Table) -> ShardState:
