@@ -150,6 +150,15 @@ def test_a_damaged_model_ends_the_run_with_its_own_message(tmp_path):
         run(config)
 
 
+@pytest.mark.usefixtures("_ray")
+def test_finished_shards_are_committed_while_the_run_goes_on(tmp_path):
+    summary = run(job.config(tmp_path, 1000, commit={"every": "0.001s"}))
+
+    assert summary.version == 3  # four shards
+    assert summary.rows["new"] == 1000
+    assert scaled_of(tmp_path) == [2.0 * n for n in range(1000)]
+
+
 @pytest.mark.chaos
 @pytest.mark.usefixtures("_ray")
 def test_a_row_that_kills_its_actors_becomes_an_error_row_and_the_job_goes_on(tmp_path):

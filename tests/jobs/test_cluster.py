@@ -1,0 +1,48 @@
+"""Where a job runs, told before anything starts."""
+
+import os
+
+import pytest
+
+from jobs import cluster
+
+
+def test_a_cluster_is_named_by_the_option_then_by_the_environment(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster.cluster_address() is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster.cluster_address() == "10.0.0.1:6379"
+    assert cluster.cluster_address("10.0.0.2:6379") == "10.0.0.2:6379"
+    assert cluster.cluster_address("local") is None
+
+
+def test_hidden_gpus_are_not_counted(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    assert cluster.local_capacity().gpus == 0
+    assert cluster.local_capacity().cpus >= 1
+
+
+def test_a_container_that_has_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT_FILES", (limit,))
+    unlimited = cluster._memory_bytes()
+    limit.write_text("4000000\n")
+    assert cluster._memory_bytes() == 4_000_000
+    limit.write_text("max\n")
+    assert cluster._memory_bytes() == unlimited
+
+
+def test_what_ray_writes_while_it_starts_does_not_reach_the_terminal(capfd):
+    with cluster._no_stderr():
+        os.write(2, b"noise")
+    os.write(2, b"signal")
+
+    assert capfd.readouterr().err == "signal"
+
+
+@pytest.mark.parametrize("visible", ["0", "0,1", "GPU-1234"])
+def test_no_more_gpus_are_counted_than_there_are(monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert cluster.local_capacity().gpus <= len(visible.split(","))
