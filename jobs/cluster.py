@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 ENVIRONMENT = {  # of a Ray of its own
     "OMP_NUM_THREADS": "1",  # the actors share the cores, not each all of them
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters reaches us as errors
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
     "RAY_worker_niceness": "0",  # else 15: any other process would go first
 }
 START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
