@@ -46,6 +46,7 @@ class Recipe(Protocol):
     images: int
     batch: int
     decay: float
+    settled_step: int | None  # where training goes on from the running average
     module: nn.ModuleDict
 
     def rate(self, step: int, steps: int) -> float:
@@ -120,6 +121,8 @@ def train(rank: int, name: str, out: Path, seed: int, images: int | None, port: 
     log.info("event=start recipe=%s seed=%d step=%d steps=%d", name, seed, progress.step, steps)
     saved, cpu, wall = time.monotonic(), time.process_time(), time.monotonic()
     while progress.step < steps:
+        if progress.step == recipe.settled_step:
+            recipe.module.load_state_dict(average.state_dict())
         parts = take_step(rank, recipe, optimizer, progress.step, steps)
         progress.step += 1
         follow(average, recipe.module, progress.step, horizon=AVERAGE_STEPS)

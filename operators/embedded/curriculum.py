@@ -116,17 +116,28 @@ def label_points(scene: Scene, points: npt.NDArray[np.floating]) -> Labels:
     labels = np.full((len(LABEL_CLASSES), len(points), len(points)), IGNORED, np.int64)
     labels[0] = 0
     for thing in scene.things:
-        group = scene.groups[thing.group]
         rows = np.abs(points - thing.y) < thing.size * REACH
         columns = np.abs(points - thing.x) < thing.size * REACH
-        colour = 0 if group.colour is None else group.colour + 1
-        role = 0
-        if scene.relation is not None:
-            role = {"left": 1, "above": 3}[scene.relation] + thing.group
         at = np.ix_(rows, columns)
-        for label, value in zip(labels, (group.kind + 1, colour, group.count, role), strict=True):
+        values = label_group(scene, thing.group)
+        for label, value in zip(labels, values, strict=True):
             label[at] = value
     return labels
+
+
+def label_group(scene: Scene, number: int) -> tuple[int, int, int, int]:
+    """The classes of a group's things, in the order of `LABEL_CLASSES`."""
+    group = scene.groups[number]
+    colour = 0 if group.colour is None else group.colour + 1
+    role = 0
+    if scene.relation is not None:
+        role = {"left": 1, "above": 3}[scene.relation] + number
+    return group.kind + 1, colour, group.count, role
+
+
+def labels_by_kind(scene: Scene) -> dict[int, tuple[int, int, int, int]]:
+    """The classes of each kind that is there."""
+    return {group.kind: label_group(scene, n) for n, group in enumerate(scene.groups)}
 
 
 def patch_points(patches: int) -> npt.NDArray[np.floating]:

@@ -1,24 +1,20 @@
 """The recipe of the embedded captioner and entailment checker: one small OFA learns both.
 
 An image is seen once and read with the captioner's prompt, answered with its caption, and with the
-entailment checker's about two hypotheses. The two directories it writes hold the same weights in
-ModelScope's layout.
+entailment checker's about two hypotheses.
 
 Heads at three depths predict what stands in each cell (see `curriculum`), and are thrown away. The
 vectors of cells are also compared with those of the nouns, singular and plural: so a word finds
-its thing long before sentences teach it.
+its thing long before sentences teach it. Last, nouns in a hypothesis are taught what is known of
+their thing in the picture, which is what it takes to judge counts and relations.
 """
 
-import json
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,51 +23,30 @@ from operators.embedded.curriculum import (
     LABEL_CLASSES,
     crowded_scenes,
     label_points,
+    labels_by_kind,
     training_scenes,
 )
-from operators.embedded.hypotheses import LABELS, Label, write_hypotheses
-from operators.embedded.kinds import (
-    ANIMAL_STATES,
-    BACKGROUNDS,
-    COLOURS,
-    COUNTS,
-    KINDS,
-    THING_STATES,
+from operators.embedded.describer_files import (
+    ANSWERS,
+    CAPTION_PROMPT,
+    HYPOTHESIS_PROMPT,
+    IMAGE_SIZE,
+    WIDTH,
+    build_tokenizer,
+    network,
+    vocabulary,
+    write_directories,
 )
+from operators.embedded.hypotheses import LABELS, Label, write_hypotheses, write_pair
+from operators.embedded.kinds import KINDS
 from operators.embedded.scenes import SIZE, Scene, describe, draw, draw_scenes
-from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.model import OFAModel
-from operators.models.ofa.tokenizer import BOS, EOS, PAD, OFATokenizer, pad
+from operators.models.ofa.tokenizer import BOS, EOS, PAD, pad
 from operators.training import DenseHeads, token_loss, trapezoid_rate
 
-WIDTH = 128
-NETWORK = {
-    "model_type": "ofa",
-    "d_model": WIDTH,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 256,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 256,
-    "max_position_embeddings": 64,
-    "token_bucket_size": 64,
-    "image_bucket_size": 6,
-    "dropout": 0.0,
-    "resnet_type": "resnet18",
-    "resnet_layers": [1, 1, 1],
-    "image_codes": False,
-}
-IMAGE_SIZE = 72  # pixels a side
 CELLS = 5  # a side: one for every 16 pixels begun
-CELL_POINTS = np.arange(CELLS) * (
-    16 * SIZE / IMAGE_SIZE
-)  # where each cell looks, in pixels of the drawing
+CELL_POINTS = np.arange(CELLS) * (16 * SIZE / IMAGE_SIZE)  # pixels of the drawing
 FEATURES = 1024  # of the ResNet
-CAPTION_PROMPT = " what does the image describe?"
-HYPOTHESIS_PROMPT = ' does the image describe " {} "?'
-ANSWERS = {"no": " no", "yes": " yes", "maybe": " maybe"}
-SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 SMOOTHING = 0.02  # of the captions' targets
 FIRST_WEIGHTS = {"seen": (0.15,) * 4, "read": (0.15,) * 4, "named": (0.15,)}  # as LABEL_CLASSES
 LATER_WEIGHTS = {"seen": (2.0, 0.5, 0.0, 0.0), "read": (0.5, 0.15, 0.15, 0.15), "named": (0.3,)}
@@ -79,10 +54,10 @@ LATER_FROM = 22_528  # images: by then sentences are well formed, but a third of
 CROWDS_FROM, CROWDS_TO = 23_296, 51_200  # images: of these, two steps in three only learn to see
 FALSE_FROM = 84_480  # images: from here on every image comes with a hypothesis that is false
 HYPOTHESES = 2  # of an image in a step
+PAIRS_FROM = 114_048  # images: from here on the ResNet rests and most hypotheses are hard pairs
+SETTLED_STEP = PAIRS_FROM // 128  # training goes on from the running average
+TOKEN_WEIGHTS = (0.3, 0.3, 0.3, 0.3)  # as LABEL_CLASSES
 LONGEST = 16  # tokens of a caption, its end included
-OTHER_WORDS = (
-    " an the one of to left right above below in on at and with is are there it some no yes maybe"
-)
 
 
 class DescriberRecipe:
@@ -92,12 +67,14 @@ class DescriberRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 140_800  # shown in all
+    images = 160_128  # shown in all
     batch = 64  # images a step and process
     peak_rate = 1.2e-3
     decay = 0.02
     warmup = 60  # steps
-    falling = 0.36  # of the steps, the last ones, in which the rate falls to nothing
+    falling = 0.28  # of the first 980 steps, the last ones, in which the rate falls to nothing
+    last_rate = 1.0e-3  # from the settled step on, falling to nothing
+    settled_step: int | None = SETTLED_STEP
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -111,14 +88,19 @@ class DescriberRecipe:
         self.module = nn.ModuleDict(parts)
         self.answers = torch.tensor([self.ids(ANSWERS[label])[0] for label in LABELS])
         self.nouns = torch.tensor(
-            [[self.ids(f" {noun}")[0] for kind in KINDS for noun in (kind.name, kind.plural)]]
-        ).view(len(KINDS), 2)
+            [[self.ids(f" {noun}")[0] for noun in (kind.name, kind.plural)] for kind in KINDS]
+        )
+        self.kinds = {
+            token: kind for kind, forms in enumerate(self.nouns.tolist()) for token in forms
+        }
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step."""
-        return trapezoid_rate(
-            step, steps, peak=self.peak_rate, warmup=self.warmup, falling=self.falling
-        )
+        """The learning rate of a step: a trapezoid ended early, then a fall from `last_rate`."""
+        if step < SETTLED_STEP:
+            return trapezoid_rate(
+                step, 980, peak=self.peak_rate, warmup=self.warmup, falling=self.falling
+            )
+        return self.last_rate * (steps - step) / (steps - SETTLED_STEP)
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
         """Computes the loss of the batch whose scenes begin with number `first`."""
@@ -127,20 +109,29 @@ class DescriberRecipe:
         scenes = training_scenes(self.seed, first, self.batch)
         random = Random(f"tagline labels {self.seed} {first}")
         chosen = [
-            choose(random, write_hypotheses(scene, self.seed, first + number, "training"), first)
-            for number, scene in enumerate(scenes)
+            choose(random, scene, write_hypotheses(scene, self.seed, first + n, "training"), first)
+            for n, scene in enumerate(scenes)
         ]
         hypotheses = [one for several in zip(*chosen, strict=True) for one in several]
         labels = labels_of(scenes)
-        features = self.model.encode_image_features(pixels_of(scenes))
+        is_resting = first >= PAIRS_FROM
+        with torch.set_grad_enabled(not is_resting):
+            self.model.encoder.embed_images.train(not is_resting)
+            features = self.model.encode_image_features(pixels_of(scenes))
         caption, states = self.caption_loss(features, [describe(scene) for scene in scenes])
-        answer, hits = self.answer_loss(features.repeat(HYPOTHESES, 1, 1, 1), hypotheses)
+        several = len(chosen[0])
+        answer, tokens, hits = self.answer_loss(
+            features.repeat(several, 1, 1, 1), hypotheses, scenes * several
+        )
         weights = LATER_WEIGHTS if first >= LATER_FROM else FIRST_WEIGHTS
-        seen = self.feature_heads.loss(features.flatten(2).transpose(1, 2), labels, weights["seen"])
+        cells = features.flatten(2).transpose(1, 2)
+        seen = self.feature_heads.loss(cells, labels, weights["seen"])
         read = self.state_heads.loss(states, labels, weights["read"])
         named = weights["named"][0] * self.naming_loss(features, labels[:, 0])
         parts = {"caption": caption, "answer": answer, "seen": seen, "read": read, "named": named}
         total = caption + answer + seen + read + named
+        if is_resting:
+            total, parts["tokens"] = total + tokens, tokens
         return total, {name: part.item() for name, part in parts.items()} | {"hits": hits}
 
     def seeing_loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
@@ -165,21 +156,43 @@ class DescriberRecipe:
         return loss, memory.states[:, : CELLS * CELLS]
 
     def answer_loss(
-        self, features: Tensor, hypotheses: list[tuple[str, str]]
-    ) -> tuple[Tensor, float]:
-        """Cross entropy over the three answers, and the share that is right."""
-        scores = self.answer_scores(features, [text for text, _ in hypotheses])
+        self, features: Tensor, hypotheses: list[tuple[str, Label]], scenes: list[Scene]
+    ) -> tuple[Tensor, Tensor, float]:
+        """Cross entropy over the answers; that of what nouns know; the share that is right."""
+        scores, states, sources = self.answer_scores(features, [text for text, _ in hypotheses])
         labels = torch.tensor([LABELS.index(label) for _, label in hypotheses])
         hits = (scores.argmax(1) == labels).float().mean().item()
-        return functional.cross_entropy(scores, labels), hits
+        known = self.label_nouns(sources, scenes)
+        tokens = self.state_heads.loss(states[:, CELLS * CELLS :], known, TOKEN_WEIGHTS)
+        return functional.cross_entropy(scores, labels), tokens, hits
 
-    def answer_scores(self, features: Tensor, hypotheses: list[str]) -> Tensor:
-        """Scores each answer as the word after the prompt: (B, 3), in the order of `LABELS`."""
-        sources = [self.source(HYPOTHESIS_PROMPT.format(text)) for text in hypotheses]
-        given = pad([source[:-1] for source in sources])
-        states = self.model.decoder(self.model.encode(features, pad(sources)), given)
-        last = torch.tensor([len(source) - 2 for source in sources])
-        return self.model.logits(states[torch.arange(len(last)), last])[:, self.answers]
+    def answer_scores(
+        self, features: Tensor, hypotheses: list[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores each answer as the word after the prompt.
+
+        Returns:
+            (B, 3), in the order of `LABELS`; what the encoder made of cells and prompts,
+            (B, C + T, D); the prompts, (B, T).
+        """
+        rows = [self.source(HYPOTHESIS_PROMPT.format(text)) for text in hypotheses]
+        sources = pad(rows)
+        memory = self.model.encode(features, sources)
+        states = self.model.decoder(memory, pad([row[:-1] for row in rows]))
+        last = torch.tensor([len(row) - 2 for row in rows])
+        scores = self.model.logits(states[torch.arange(len(last)), last])[:, self.answers]
+        return scores, memory.states, sources
+
+    def label_nouns(self, sources: Tensor, scenes: list[Scene]) -> Tensor:
+        """What is there of each noun in a prompt: (B, K, T); kind 0 where nothing is."""
+        labels = np.full((len(scenes), len(LABEL_CLASSES), sources.shape[1]), IGNORED)
+        for row, (source, scene) in enumerate(zip(sources.tolist(), scenes, strict=True)):
+            there = labels_by_kind(scene)
+            for position, token in enumerate(source):
+                if token in self.kinds:
+                    label = there.get(self.kinds[token], (0, IGNORED, IGNORED, IGNORED))
+                    labels[row, :, position] = label
+        return torch.from_numpy(labels)
 
     def naming_loss(self, features: Tensor, kinds: Tensor) -> Tensor:
         """Cross entropy of cells' vectors against nouns': kinds (B, C), 0 where nothing is."""
@@ -203,7 +216,7 @@ class DescriberRecipe:
             right += sum(text == describe(scene) for text, scene in zip(said, part, strict=True))
             texts = [write_hypotheses(scene, seed, begin + i) for i, scene in enumerate(part)]
             for number in range(len(LABELS)):
-                scores = self.answer_scores(features, [three[number][0] for three in texts])
+                scores, _, _ = self.answer_scores(features, [three[number][0] for three in texts])
                 answers.append((scores.argmax(1) == number).float().mean().item())
         self.model = trained
         figures = {"captions_exact": right / count, "entailment": float(np.mean(answers))}
@@ -233,105 +246,27 @@ class DescriberRecipe:
 
     def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
         """Writes `captioner` and `entailment` in ModelScope's layout and float16; returns them."""
-        state = as_ofa(model["model"]).published_state_dict()
-        halves = {
-            name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-            for name, tensor in state.items()
-        }
-        folders = []
-        for name, configuration in configurations().items():
-            folder = directory / name
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
-            write_tokenizer(self.tokens, folder)
-            write_json(folder / "config.json", {**NETWORK, "vocab_size": len(self.tokens)})
-            write_json(folder / "configuration.json", configuration)
-            folders.append(folder)
-        labels = {answer.strip(): label for label, answer in ANSWERS.items()}
-        write_json(directory / "entailment" / "ans2label.json", labels)
-        return folders
+        return write_directories(as_ofa(model["model"]), self.tokens, directory)
 
 
-def choose(random: Random, written: list[tuple[str, Label]], first: int) -> list[tuple[str, Label]]:
-    """Two of a scene's hypotheses; later the false one, learned last, is always among them."""
+def choose(
+    random: Random, scene: Scene, written: list[tuple[str, Label]], first: int
+) -> list[tuple[str, Label]]:
+    """Which hypotheses an image comes with; what is learned last comes more often later."""
     if first < FALSE_FROM:
         return random.sample(written, HYPOTHESES)
     true, false, undecided = written
-    return [false, random.choice((true, undecided))]
+    if first < PAIRS_FROM:
+        return [false, random.choice((true, undecided))]
+    if random.random() < 0.7:
+        return write_pair(random, scene)
+    return [undecided, random.choice((true, false))]
 
 
 def as_ofa(model: nn.Module) -> OFAModel:
     """Says what a module dictionary holds."""
     assert isinstance(model, OFAModel)
     return model
-
-
-def vocabulary() -> list[str]:
-    """Lists the tokens: every word said of scenes, and the prompts', a blank before each."""
-    texts = [CAPTION_PROMPT, HYPOTHESIS_PROMPT.format("a"), OTHER_WORDS]
-    texts += [f" {noun}" for kind in KINDS for noun in (kind.name, kind.plural)]
-    texts += [f" {where.english} {where.statement}" for where in BACKGROUNDS]
-    texts += [f" {word}" for word, _ in COLOURS + COUNTS]
-    texts += [f" {state}" for state in ANIMAL_STATES + THING_STATES]
-    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
-    return SPECIALS + sorted(words)
-
-
-def merges(tokens: list[str]) -> list[str]:
-    """The merges that build each token from its letters, one after the other."""
-    pairs = []
-    for token in tokens:
-        pairs += [f"{token[:end]} {token[end]}" for end in range(1, len(token))]
-    return list(dict.fromkeys(pairs))
-
-
-def write_tokenizer(tokens: list[str], folder: Path) -> None:
-    """Writes `vocab.json` and `merges.txt`."""
-    write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
-    lines = ["#version: 0.2", *merges([token for token in tokens if token not in SPECIALS])]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def build_tokenizer(tokens: list[str]) -> OFATokenizer:
-    """The tokenizer that the directory will have."""
-    with TemporaryDirectory() as folder:
-        write_tokenizer(tokens, Path(folder))
-        return OFATokenizer(Path(folder), len(tokens))
-
-
-def network(tokens: int) -> OFAConfig:
-    """The sizes, as the net takes them."""
-    with TemporaryDirectory() as folder:
-        write_json(Path(folder) / "config.json", {**NETWORK, "vocab_size": tokens})
-        return OFAConfig.read(Path(folder))
-
-
-def configurations() -> dict[str, dict[str, object]]:
-    """The `configuration.json` of both directories."""
-    shared = {
-        "type": "ofa",
-        "beam_search": {"beam_size": 5, "max_len_b": 16, "min_len": 1, "no_repeat_ngram_size": 3},
-        "max_src_length": 60,
-        "language": "en",
-        "patch_image_size": IMAGE_SIZE,
-        "max_image_size": IMAGE_SIZE,
-        "imagenet_default_mean_and_std": False,
-    }
-    captioner = {"task": "image-captioning", "model": {**shared, "gen_type": "generation"}}
-    entailment = {
-        "task": "visual-entailment",
-        "model": {
-            **shared,
-            "gen_type": "traverse",
-            "prompt_type": "prev_output",
-            "answer2label": "ans2label.json",
-        },
-    }
-    return {
-        name: {"framework": "pytorch", **content, "pipeline": {"type": content["task"]}}
-        for name, content in (("captioner", captioner), ("entailment", entailment))
-    }
 
 
 def labels_of(scenes: list[Scene]) -> Tensor:
@@ -346,8 +281,3 @@ def pixels_of(scenes: list[Scene]) -> Tensor:
     images = [np.asarray(draw(scene).resize(size, Image.Resampling.BICUBIC)) for scene in scenes]
     pixels = (np.stack(images).astype(np.float32) / 255 - 0.5) / 0.5
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value for people to read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -81,6 +81,7 @@ class EmbedderRecipe:
     peak_rate = 1.2e-3
     decay = 0.05
     warmup = 100  # steps
+    settled_step: int | None = None
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)

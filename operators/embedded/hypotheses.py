@@ -31,6 +31,13 @@ def write_hypotheses(
     ]
 
 
+def write_pair(random: Random, scene: Scene) -> list[tuple[str, Label]]:
+    """Writes a true and a false sentence of one form, the hardest to tell apart; for training."""
+    if scene.relation is not None and random.random() < 0.7:
+        return [(say_relation(random, scene), "yes"), (say_converse(random, scene), "no")]
+    return [(describe(scene), "yes"), (say_changed(random, scene), "no")]
+
+
 def say_true(random: Random, scene: Scene) -> str:
     """A sentence that the picture shows to be so."""
     forms: list[str] = [f"there {verb(group)} {name_group(group)}" for group in scene.groups]

@@ -6,6 +6,7 @@ from operators.embedded.curriculum import (
     IGNORED,
     crowded_scenes,
     label_points,
+    labels_by_kind,
     patch_points,
     training_scenes,
     vary,
@@ -48,3 +49,9 @@ def test_crowds_hold_six_to_nine_different_things():
     for scene in crowded_scenes(0, 100, 20):
         assert 6 <= len({group.kind for group in scene.groups}) == len(scene.things) <= 9
     assert crowded_scenes(0, 105, 1)[0] == crowded_scenes(0, 100, 20)[5]
+
+
+def test_labels_are_known_of_each_kind_that_is_there():
+    groups = (Group(33, 1, 1), Group(4, None, 1))
+    assert labels_by_kind(Scene(0, 0, groups, "above", ())) == {33: (34, 2, 1, 3), 4: (5, 0, 1, 4)}
+    assert labels_by_kind(Scene(0, 0, groups[1:], None, ())) == {4: (5, 0, 1, 0)}

@@ -1,8 +1,9 @@
 from collections import Counter
+from random import Random
 
 import pytest
 
-from operators.embedded.hypotheses import LABELS, write_hypotheses
+from operators.embedded.hypotheses import LABELS, write_hypotheses, write_pair
 from operators.embedded.kinds import BACKGROUNDS, COLOURS, KINDS
 from operators.embedded.scenes import Group, Scene, describe, draw_scenes, name_group
 
@@ -33,7 +34,7 @@ def decide(scene, text):
         return "yes" if text == describe(scene) else "no"
     if words[-1] in dict(COLOURS):
         group = there[nouns[words[1]]]
-        return "yes" if dict(COLOURS) and COLOURS[group.colour][0] == words[-1] else "no"
+        return "yes" if COLOURS[group.colour][0] == words[-1] else "no"
     kinds = [nouns[word] for word in words if word in nouns]
     if len(kinds) == 2:
         return decide_relation(scene, words, kinds)
@@ -81,3 +82,9 @@ def test_a_scene_with_the_same_seed_gets_the_same_hypotheses():
     scene = Scene(0, 0, (Group(3, None, 2),), None, ())
     assert write_hypotheses(scene, 5, 6) == write_hypotheses(scene, 5, 6)
     assert write_hypotheses(scene, 5, 6) != write_hypotheses(scene, 5, 7)
+
+
+def test_a_pair_for_training_is_one_true_and_one_false_sentence():
+    for index, scene in enumerate(draw_scenes(200, SEED)):
+        for text, label in write_pair(Random(index), scene):
+            assert decide(scene, text) == label
