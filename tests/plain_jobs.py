@@ -9,6 +9,7 @@ Both can be told to go wrong on a row, in the ways that rows do go wrong.
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,14 @@ def write_pictures(folder: Path, numbers: Iterable[int]) -> None:
 def write_large_picture(path: Path, side: int) -> None:
     """Writes a grey picture of some pixels and few bytes."""
     Image.new("L", (side, side), 100).save(path)
+
+
+def noise(side: int) -> bytes:
+    """A PNG file that hardly compresses."""
+    file = BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_manifest(

@@ -11,7 +11,6 @@ from jobs.cluster import connected
 from jobs.plan import Selection
 from schemas.errors import ConfigError, ModelError, RunError
 from tests import plain_jobs as job
-from tests.tiny import photographs
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +153,7 @@ def test_a_damaged_model_ends_the_run_with_its_own_message(tmp_path):
 def test_finished_shards_are_committed_while_the_run_goes_on(tmp_path):
     summary = run(job.config(tmp_path, 1000, commit={"every": "0.001s"}))
 
-    assert summary.version == 3  # four shards
+    assert summary.version >= 2  # portions of four shards, then the plan as a whole
     assert summary.rows["new"] == 1000
     assert scaled_of(tmp_path) == [2.0 * n for n in range(1000)]
 
@@ -190,7 +189,7 @@ def test_each_kind_of_bad_row_has_its_code_and_its_neighbours_are_right(tmp_path
     }
     limits = {"error_fraction": 0.5, "image_pixels": 400 * 400, "image_bytes": 300_000}
     config = job.config(tmp_path, 20, operators=operators, limits=limits)
-    picture = photographs()[0].read_bytes()
+    picture = job.noise(64)
     for number, (_, damage) in enumerate(BAD_FILES.items()):
         data = damage(picture)
         path = pictures / f"{number}.png"
@@ -206,8 +205,9 @@ def test_each_kind_of_bad_row_has_its_code_and_its_neighbours_are_right(tmp_path
     assert [row["brightness"] for row in rows[8:]] == list(range(8, 20))
     assert [row["scaled"] for row in rows[8:19]] == [2.0 * n for n in range(8, 19)]
     assert summary.rows["errors"] == 9
+    strict = {**limits, "error_fraction": 0.1}
     with pytest.raises(RunError, match="9 of 20"):
-        run(job.config(tmp_path, operators=operators, table=str(tmp_path / "other")))
+        run(job.config(tmp_path, operators=operators, limits=strict, table=f"{tmp_path}/other"))
 
 
 @pytest.mark.usefixtures("no_ray")
