@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 RECORD = "tagline.json"  # of where a directory came from; see operators.models.hub
+TRAINING_RECORD = "training.json"  # of how the weights were made
 HUBS = ("damo/", "iic/", "hf://")
 CONFIGURATIONS = ("configuration.json", "config.json")
 SUFFIXES = (
@@ -126,7 +127,7 @@ def file_digests(directory: Path) -> dict[str, str]:
     files = sorted(
         path
         for path in directory.iterdir()
-        if path.suffix in SUFFIXES and path.name != RECORD and path.is_file()
+        if path.suffix in SUFFIXES and path.name not in (RECORD, TRAINING_RECORD) and path.is_file()
     )
     cache = _DigestCache(cache_folder() / "digests.json")
     found = {path.name: cache.digest(path) for path in files}
