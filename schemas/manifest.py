@@ -337,9 +337,9 @@ def _cast(file: ManifestFile, field: pa.Field, values: pa.Array) -> pa.Array:
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    is_time = pa.types.is_timestamp(values.type)
+    has_times = "timestamp[" in str(values.type)  # maybe within: nanoseconds are dropped
     try:
-        return values.cast(field.type, safe=not is_time)
+        return values.cast(field.type, safe=not has_times)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ManifestError(
             f"{file.path}: column {field.name!r} cannot be read as {field.type}: {error}"

@@ -7,7 +7,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
     """The type by which every Delta reader knows a column; None when there is none.
 
     Unsigned integers get the next larger signed type, timestamps become microseconds in UTC (one
-    without a time zone is taken as UTC), a column of nulls becomes text.
+    without a time zone is taken as UTC), a column of nulls becomes text. A struct needs a
+    field, and names that differ in more than case.
     """
     types = pa.types
     kind = value_type(kind)
@@ -29,7 +30,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
         return None if inner is None else pa.list_(inner)
     if types.is_struct(kind):
         plain = [(field.name, plain_type(field.type)) for field in kind]
-        return None if any(inner is None for _, inner in plain) else pa.struct(plain)
+        is_distinct = 0 < len(plain) == len({name.lower() for name, _ in plain})
+        is_known = is_distinct and all(inner is not None for _, inner in plain)
+        return pa.struct(plain) if is_known else None
     is_known = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
     return kind if is_known or types.is_decimal128(kind) else None
 

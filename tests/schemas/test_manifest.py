@@ -250,3 +250,20 @@ def test_mixed_formats_are_refused(tmp_path):
 
     with pytest.raises(ManifestError, match="mixes csv, parquet"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["{}", '{"a": 1, "A": 2}'])
+def test_a_struct_that_no_table_can_hold_is_refused(tmp_path, value):
+    row = f'{{"image_id": "a", "uri": "x", "extra": {value}}}\n'
+    (tmp_path / "m.jsonl").write_text(row)
+
+    with pytest.raises(ManifestError, match=r"'extra' is struct<.*cannot hold"):
+        opened(tmp_path)
+
+
+def test_nanoseconds_are_dropped_also_inside_a_column(tmp_path):
+    times = pa.array([[1_700_000_000_123_456_789]], pa.list_(pa.timestamp("ns")))
+    parquet(tmp_path / "m.parquet", image_id=["a"], uri=["x"], times=times)
+
+    (found,) = read(tmp_path)["times"].cast(pa.list_(pa.int64())).to_pylist()
+    assert found == [1_700_000_000_123_456]
