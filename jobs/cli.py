@@ -62,6 +62,15 @@ def main(verb: Sequence[str] = ()) -> None:
     except TaglineError as error:
         typer.echo(f"tagline: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not _is_of_a_store(error):
+            raise
+        typer.echo(
+            f"tagline: a disk or a store did not do what was asked: {type(error).__name__}: "
+            f"{error}; what was computed is kept: run the same command when it answers",
+            err=True,
+        )
+        sys.exit(1)
 
 
 @app.command(no_args_is_help=True)
@@ -271,6 +280,13 @@ def vacuum(
         _print_json({"deleted": deleted})
     else:
         typer.echo(f"{len(deleted)} files and plans deleted from {table}")
+
+
+def _is_of_a_store(error: Exception) -> bool:
+    """Whether a store or a disk failed, which no traceback explains any better."""
+    from schemas.manifest_files import STORE_ERRORS
+
+    return isinstance(error, STORE_ERRORS)
 
 
 def _config(path: Path, overrides: Sequence[str] | None) -> "JobConfig":

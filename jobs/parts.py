@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jobs import storage
 from jobs.shards import Plan, Shard, part_path, part_schema
 from schemas.errors import RunError
+from schemas.manifest_files import STORE_ERRORS
 
 REPORT = b"tagline.report"  # in a part's footer
 STORE_TRIES = 6  # of reading a shard or putting a part
@@ -125,7 +126,7 @@ def patiently(ask: Callable[[], T], what: str) -> T:
             return ask()
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except STORE_ERRORS as error:
             if trial == STORE_TRIES or isinstance(error, PermissionError):
                 raise RunError(
                     f"could not {what} in {trial} tries: {type(error).__name__}: {error}; parts "

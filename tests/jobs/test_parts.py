@@ -1,6 +1,7 @@
 """The parts of a plan: put once, and telling how they came about."""
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from jobs import parts
 from jobs.parts import PartReport, patiently, put_part, read_report, read_reports
@@ -48,7 +49,8 @@ def test_reports_are_read_of_the_parts_that_are_there(planned):
 
 def test_a_store_that_comes_back_is_asked_again(monkeypatch):
     monkeypatch.setattr(parts, "STORE_PAUSE_SECONDS", 0)
-    answers = iter([ConnectionResetError("reset"), TimeoutError("slow"), "there"])
+    refused = EndpointConnectionError(endpoint_url="http://127.0.0.1")  # no OSError
+    answers = iter([ConnectionResetError("reset"), TimeoutError("slow"), refused, "there"])
 
     def ask():
         answer = next(answers)
