@@ -83,12 +83,19 @@ def _plans(path: str) -> dict[str, int]:
 
 
 def _delete_plan(path: str, plan_id: str, table: Table | None) -> list[str]:
-    """Deletes a plan's shards, and its parts when no commit ever took one of them."""
-    folders = [storage.join(path, "_tagline", "plans", plan_id)]
+    """Deletes a plan's shards, and its parts when no commit ever took one of them.
+
+    Parts go first and `plan.json` next: killed in between, this leaves neither parts that a plan
+    of the same id, but cut otherwise, would take for its own, nor a plan without its shards.
+    """
+    plan_folder = storage.join(path, "_tagline", "plans", plan_id)
+    folders = [plan_folder]
     if not _was_committed(plan_id, table):
-        folders.append(storage.join(path, "data", plan_id))
+        folders.insert(0, storage.join(path, "data", plan_id))
     there = [folder for folder in folders if storage.files_under(folder)]
     for folder in there:
+        if folder == plan_folder:
+            storage.delete(storage.join(folder, "plan.json"))
         storage.delete(folder)
     return there
 
