@@ -5,6 +5,7 @@ the version it was checked on. deltalake by itself would let two blind appends p
 application transaction twice from fresh handles; hence no retry is left to it.
 """
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -73,43 +74,24 @@ def commit(plan: Plan, *, committed: Collection[str] = ()) -> int:
         RunError: a part is absent or has another number of rows, or the table has moved on in what
             this plan touches; nothing was written and the same command plans anew.
     """
-    shards = [shard for shard in plan.shards if shard.id not in committed]
-    gone = {path for shard in plan.shards if shard.id in committed for path in shard.sources}
+    done = {*committed, *_committed_before(plan)}
+    shards = [shard for shard in plan.shards if shard.id not in done]
+    gone = {path for shard in plan.shards if shard.id in done for path in shard.sources}
     remove = [path for path in plan.replaced if path not in gone]
     version = _commit(plan, shards, remove, Transaction(plan.id, 1))
     compact(plan)
     return version
 
 
-def finished_portion(
-    plan: Plan, finished: Collection[str], committed: Collection[str] = ()
-) -> list[Shard]:
-    """Chooses the shards that can be committed before the rest: whole rows of whole data files.
-
-    Args:
-        plan: of `jobs.plan.plan`.
-        finished: ids of shards whose part is there.
-        committed: ids of shards committed before.
-    """
-    open_files = {
-        path for shard in plan.shards if shard.id not in finished for path in shard.sources
-    }
-    return [
-        shard
-        for shard in plan.shards
-        if shard.id in finished
-        and shard.id not in committed
-        and not open_files.intersection(shard.sources)
-    ]
-
-
-def commit_portion(plan: Plan, shards: Sequence[Shard], *, portion: int) -> int:
+def commit_portion(plan: Plan, shards: Sequence[Shard]) -> int:
     """Commits some finished shards of a plan that is still running.
 
+    Two drivers of one plan finish other shards at other times. What the table has already is left
+    out, and a portion is known by its shards, so neither takes the other's portion for its own.
+
     Args:
         plan: of `jobs.plan.plan`.
-        shards: from `finished_portion`.
-        portion: 1 for the first of a run, then counting up.
+        shards: from `jobs.portions.finished_portion`.
 
     Returns:
         The table's version.
@@ -117,13 +99,36 @@ def commit_portion(plan: Plan, shards: Sequence[Shard], *, portion: int) -> int:
     Raises:
         RunError: as of `commit`.
     """
+    table = open_table(plan.table)
+    done = _committed_before(plan)
+    shards = [shard for shard in shards if shard.id not in done]
+    if table and (not shards or _holds(table, Transaction(plan.id, 1))):
+        return table.version
     remove = sorted({path for shard in shards for path in shard.sources})
-    return _commit(plan, shards, remove, Transaction(portion_id(plan.id), portion))
+    return _commit(plan, shards, remove, Transaction(portion_id(plan.id), _number_of(shards)))
 
 
 def portion_id(plan_id: str) -> str:
     """The application transaction of a plan's portions."""
     return f"{plan_id}-portion"
+
+
+def _number_of(shards: Sequence[Shard]) -> int:
+    """The version by which the transaction of a portion is known: another for other shards."""
+    names = "\n".join(shard.id for shard in shards)
+    return int(hashlib.sha256(names.encode()).hexdigest()[:15], 16)
+
+
+def _committed_before(plan: Plan) -> set[str]:
+    """The ids of a plan's shards whose parts are data files of the table, by whichever driver."""
+    table = open_table(plan.table)
+    there = {file.path for file in table.files} if table else set()
+    return {shard.id for shard in plan.shards if _data_path(plan, shard) in there}
+
+
+def _data_path(plan: Plan, shard: Shard) -> str:
+    """A part as the table's log names it."""
+    return f"data/{plan.id}/{shard.id}.parquet"
 
 
 def _commit(
@@ -164,7 +169,7 @@ def _commit(
 
 def _holds(table: Table, transaction: Transaction) -> bool:
     there = table.delta.transaction_version(transaction.app_id)
-    return there is not None and there >= transaction.version
+    return bool(there == transaction.version)
 
 
 def _attempt(change: _Change, table: Table | None) -> int:
@@ -223,7 +228,7 @@ def _rows_of(path: str) -> int:
 
 def _add_action(plan: Plan, shard: Shard, file: storage.StoredFile) -> AddAction:
     return AddAction(
-        path=f"data/{plan.id}/{shard.id}.parquet",
+        path=_data_path(plan, shard),
         size=file.size,
         partition_values={},
         modification_time=file.modified_ms,

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 
-from jobs.commit import commit_portion, finished_portion
-from jobs.shards import Plan
+from jobs.commit import commit_portion
+from jobs.shards import Plan, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ class Portions:
         self.plan, self.every = plan, every
         self.finished = set(finished)
         self.committed: set[str] = set()
-        self._count = 0
         self._last = time.monotonic()
 
     def finish(self, shard: str) -> None:
@@ -37,8 +36,29 @@ class Portions:
             return
         portion = finished_portion(self.plan, self.finished, self.committed)
         if portion:
-            self._count += 1
-            version = commit_portion(self.plan, portion, portion=self._count)
+            version = commit_portion(self.plan, portion)
             self.committed.update(shard.id for shard in portion)
             logger.info("event=portion_committed version=%d shards=%d", version, len(portion))
         self._last = time.monotonic()
+
+
+def finished_portion(
+    plan: Plan, finished: Collection[str], committed: Collection[str] = ()
+) -> list[Shard]:
+    """Chooses the shards that can be committed before the rest: whole rows of whole data files.
+
+    Args:
+        plan: of `jobs.plan.plan`.
+        finished: ids of shards whose part is there.
+        committed: ids of shards committed before.
+    """
+    open_files = {
+        path for shard in plan.shards if shard.id not in finished for path in shard.sources
+    }
+    return [
+        shard
+        for shard in plan.shards
+        if shard.id in finished
+        and shard.id not in committed
+        and not open_files.intersection(shard.sources)
+    ]

@@ -8,8 +8,9 @@ from deltalake import DeltaTable
 
 from jobs import commit as commits
 from jobs import storage, upkeep
-from jobs.commit import commit, commit_portion, finished_portion
+from jobs.commit import commit, commit_portion
 from jobs.plan import Selection
+from jobs.portions import finished_portion
 from jobs.shards import part_path
 from jobs.table import open_table
 from schemas.errors import RunError
@@ -220,8 +221,8 @@ def test_finished_shards_are_committed_before_the_rest(folder):
         job.write_part(plan, shard, operators)
     portion = finished_portion(plan, {shard.id for shard in half})
 
-    commit_portion(plan, portion, portion=1)
-    commit_portion(plan, portion, portion=1)
+    commit_portion(plan, portion)
+    commit_portion(plan, portion)
     seen = job.rows_of(f"{folder}/table")
     assert {row["upper"] for row in seen} > {"OTHER"}
     assert len(seen) == len({row["image_id"] for row in seen}) >= 10
@@ -229,6 +230,25 @@ def test_finished_shards_are_committed_before_the_rest(folder):
     job.run(plan, operators)
     commit(plan, committed={shard.id for shard in portion})
     assert ids(folder) == [row["image_id"] for row in rows_for(16)]
+    assert {row["upper"] for row in job.rows_of(f"{folder}/table")} == {"OTHER"}
+
+
+@pytest.mark.parametrize("finished_by_other", [slice(0, 1), slice(0, 3)], ids=["less", "more"])
+def test_two_drivers_that_commit_other_portions_lose_and_double_nothing(folder, finished_by_other):
+    commit(ready(folder, rows_for(16), actors=2))
+    made = config(folder, [{**row, "title": "other"} for row in rows_for(32)])
+    plan = job.make_plan(made, actors=2)
+    job.run(plan, job.operators_of(made))
+    finished = [shard.id for shard in plan.shards]
+
+    theirs = finished_portion(plan, finished[finished_by_other])
+    ours = finished_portion(plan, finished[:2])
+    commit_portion(plan, theirs)
+    commit_portion(plan, ours)
+    commit(plan, committed={shard.id for shard in ours})
+    commit_portion(plan, finished_portion(plan, finished))
+
+    assert ids(folder) == [row["image_id"] for row in rows_for(32)]
     assert {row["upper"] for row in job.rows_of(f"{folder}/table")} == {"OTHER"}
 
 
