@@ -33,6 +33,13 @@ from schemas.results import (
 GROUP_ROWS = 64  # images fetched together; their answers are given before the next are fetched
 TEXT = "text"
 PREMISE = "premise"
+GIVEN_BY = {  # what the command's own arguments decide
+    "use": "OPERATOR",
+    "model": "--model",
+    "hypothesis": "--text",
+    "hypotheses": "--text",
+    "premise": "--text2",
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,15 @@ def run(request: Request) -> Iterator[Result]:
     embedder gives the images first, then the texts.
 
     Raises:
-        ConfigError: no such operator or option, or one that needs images or texts and got none.
+        ConfigError: no such operator or option, or one that needs images or texts and got none; or
+            an argument is not UTF-8.
         ModelError: the model is missing, damaged or of another task.
     """
     answerers = {"captioner": _captions, "entailment": _judgements, "embedder": _embeddings}
     if request.operator not in CATALOG or request.operator not in answerers:
         faults = entry_faults({"use": request.operator})
         raise ConfigError("; ".join(faults) or f"apply cannot run {request.operator!r} yet")
+    _check_arguments(request)
     answer: Callable[[Request], Iterator[Result]] = answerers[request.operator]
     return answer(request)
 
@@ -90,6 +99,18 @@ def read_options(settings: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from error
     return options
+
+
+def _check_arguments(request: Request) -> None:
+    """Refuses bytes that are no text: neither a table nor a line of JSON can hold them."""
+    given = (*request.images, *request.texts, request.premise or "")
+    faults = [
+        f"{argument!r} is not UTF-8; rename the file, or type the text in UTF-8"
+        for argument in given
+        if any("\ud800" <= character <= "\udfff" for character in argument)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _captions(request: Request) -> Iterator[Result]:
@@ -210,11 +231,14 @@ def _rows(
 
 
 def _operator(request: Request, **given: Any) -> Any:
-    """Builds the operator; what the command's own arguments decide may not be set as well."""
+    """Builds the operator; what `GIVEN_BY` names may not be set as well."""
     given = {name: value for name, value in given.items() if value is not None}
-    entry = {"use": request.operator, "model": request.model, **request.options, **given}
-    taken = sorted({"hypothesis", "hypotheses", "premise"}.intersection(request.options))
-    faults = [f"{name!r} is given by --text and --text2, not by --set" for name in taken]
+    entry = {**request.options, **given, "use": request.operator, "model": request.model}
+    faults = [
+        f"{name!r} is given by {argument}, not by --set"
+        for name, argument in GIVEN_BY.items()
+        if name in request.options
+    ]
     faults += entry_faults(entry)
     if faults:
         raise ConfigError("\n".join(faults))

@@ -32,7 +32,11 @@ Model = Annotated[
 
 TABLE_WIDTH = 220  # characters
 
-app = typer.Typer(no_args_is_help=True, help="The known models; fetch, inspect and verify one.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="The known models; fetch, inspect and verify one.",
+)
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -142,6 +142,9 @@ def test_people_get_lines_without_markup(tagline, tmp_path):
         (["captioner", "--set", "beam=2", "x.jpg"], "did you mean 'beam_size'"),
         (["captioner", "--set", "beam_size", "x.jpg"], "is not key=value"),
         (["entailment", "--text", "a", "--set", "premise=b", "x.jpg"], "given by --text"),
+        (["captioner", "--set", "model=b", "x.jpg"], "'model' is given by --model"),
+        (["captioner", "--set", "use=embedder", "x.jpg"], "'use' is given by OPERATOR"),
+        (["captioner", "\udcff.jpg"], "is not UTF-8; rename the file"),
         (["captioner", "x.jpg"], "image-captioning"),
     ],
 )
