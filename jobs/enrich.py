@@ -66,12 +66,16 @@ def run(
     actors = actors_expected(config, operators, address)
     planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     summary = Summary.of(planned)
+    reports: list[PartReport] = []
     while not planned.is_empty:
-        done = _completed(planned, config, operators, address=address)
+        done = _completed(planned, config, operators, address=address, before=reports)
         version = commit(planned, committed=done.committed)
         _record_rates(planned, done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
-        if not planned.remaining:
+        if done.transient and not reports:  # of an outage: such parts are not overwritten
+            reports += done.reports
+            selection = _for_what_may_pass(selection)
+        elif not planned.remaining:
             break
         planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     return replace(summary, seconds=time.monotonic() - begun)
@@ -93,18 +97,31 @@ class Round:
     Args:
         reports: of all its parts.
         actors: by stage; none when nothing had to be computed.
+        transient: errors that may pass, in parts of a run before this one.
         committed: ids of shards that were committed while it went on.
     """
 
     reports: list[PartReport]
     actors: Mapping[str, int]
+    transient: int
     committed: Collection[str] = ()
 
 
+def _for_what_may_pass(selection: Selection) -> Selection:
+    """The selection of the round after one that went on with parts of an outage."""
+    is_due = selection.retry == "due"
+    return replace(selection, retry="due" if is_due else "transient", refresh=False)
+
+
 def _completed(
-    planned: Plan, config: JobConfig, operators: Sequence[Operator], *, address: str | None
+    planned: Plan,
+    config: JobConfig,
+    operators: Sequence[Operator],
+    *,
+    address: str | None,
+    before: Sequence[PartReport] = (),
 ) -> Round:
-    """Puts the parts of a plan that are not there yet.
+    """Puts the parts of a plan that are not there yet; `before` are parts of rounds committed.
 
     Raises:
         RunError: too many rows ended in an error, or Ray gave up.
@@ -113,7 +130,8 @@ def _completed(
     missing = {shard.id for shard in pending}
     reports = read_reports(planned, [s for s in planned.shards if s.id not in missing])
     limit = ErrorLimit(config.limits.error_fraction)
-    for report in reports:
+    transient = sum(report.transient for report in reports)
+    for report in [*before, *reports]:
         limit.go_on_from(report)
     if limit.is_telling:
         limit.check()
@@ -121,8 +139,9 @@ def _completed(
     portions = Portions(planned, [report.shard for report in reports], config.commit.every)
     if pending:
         due = sum(shard.due for shard in planned.shards)
+        tried = sum(report.tried for report in reports)
         with (
-            Progress(due, done=limit.tried, errors=limit.failed) as progress,
+            Progress(due, done=tried, errors=limit.failed) as progress,
             closing(run.parts(pending)) as parts,
         ):
             for report in parts:
@@ -133,7 +152,7 @@ def _completed(
                 if limit.is_telling:
                     portions.commit_when_due()
     limit.check()
-    return Round(reports, run.actors, portions.committed)
+    return Round(reports, run.actors, transient, portions.committed)
 
 
 class _Run:

@@ -13,7 +13,7 @@ class ErrorLimit:
     """Counts the rows of a run that ended in an error.
 
     A run that goes on after a stop or a kill counts what was tried before it too, but not the
-    transient errors of that time: the next run tries them again.
+    transient errors of that time: once committed, they are tried again in a round of their own.
 
     Args:
         fraction: `limits.error_fraction`.
