@@ -96,7 +96,7 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         shard=state.shard.id,
         rows=state.table.num_rows,
         tried=due.num_rows,
-        errors=Counter(codes),
+        errors=dict(Counter(codes)),
         transient=int(transient),
         computed=state.computed,
         busy=state.busy,
