@@ -76,7 +76,7 @@ class Counts:
         recomputed: those of `changed` that an operator computes.
         retry: rows with an error, to be computed again.
         healthy: rows that stay as they are, without an error.
-        settled: rows that stay as they are, with an error.
+        settled: rows whose error stays, those with other manifest columns too.
         absent: rows of the table that the manifest no longer names.
         removed: those of `absent` that this plan removes.
     """

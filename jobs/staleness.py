@@ -164,7 +164,7 @@ class Comparison:
                 count(*) FILTER ({IS_DUE} AND NOT {IS_NEW} AND NOT {IS_RETRY}),
                 count(*) FILTER ({IS_RETRY} AND {IS_TAKEN}),
                 count(*) FILTER ({KEPT} AND {ERROR} IS NULL),
-                count(*) FILTER ({KEPT} AND {ERROR} IS NOT NULL),
+                count(*) FILTER (NOT {IS_ABSENT} AND {ERROR} IS NOT NULL),
                 count(*) FILTER ({IS_ABSENT}), count(*) FILTER ({IS_REMOVED})
             FROM decided""")
         manifest, new, changed, recomputed, retry, healthy, settled, absent, removed = row

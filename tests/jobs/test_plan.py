@@ -458,3 +458,18 @@ def test_refresh_notices_another_image_under_an_old_uri(request, tmp_path, where
     job.run(refreshed, operators, fetcher=fetcher)
     commit(refreshed)
     assert job.make_plan(config, Selection(refresh=True)).is_empty
+
+
+def test_an_error_stays_counted_when_its_row_is_only_written_again(enrich, rows):
+    rows[2]["title"] = "bad"
+    for row in rows:
+        row["note"] = "first"
+    enrich(rows, UPPER)
+    rows[2]["note"] = "second"
+
+    made, ledger, table = enrich(rows, UPPER)
+
+    assert (made.counts.changed, made.counts.settled) == (1, 1)
+    assert table[2]["note"] == "second"
+    assert table[2]["error"]["code"] == "model"
+    assert not any(ledger.computed.values())
