@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 import tempfile
 import warnings
 from collections.abc import Collection, Mapping
@@ -33,6 +34,17 @@ SUFFIXES = (
     ".safetensors",
 )  # of files that decide what is computed
 WRAPPERS = ("state_dict", "model", "module")  # keys under which training scripts put a state dict
+DAMAGES = (  # what torch raises over a file that was cut or changed
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
 SHOWN = 8  # names listed of each kind of fault
 
 
@@ -237,7 +249,7 @@ def _read_pickle(file: Path) -> Any:
                 f"({_first_line(error)})"
             ) from error
         raise ModelError(f"{file}: not a file of weights, or damaged; fetch it again") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except DAMAGES as error:
         raise ModelError(
             f"{file}: damaged or cut short ({_first_line(error)}); fetch it again"
         ) from error

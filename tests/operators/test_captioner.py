@@ -215,6 +215,9 @@ def test_a_directory_of_another_task_is_refused():
     ("model", "message"),
     [
         ({"beam_search": {"gen_box": True}}, "'beam_search' sets 'gen_box'"),
+        ({"beam_search": [5]}, "'beam_search' is .*not an object"),
+        ({"beam_search": {"temperature": None}}, "temperature of None"),
+        ({"answer2label": ["yes"]}, "'answer2label' is .*not the name of a file"),
         ({"language": "zh"}, "'language' is 'zh'"),
         ({"patch_image_size": "big"}, "'patch_image_size' is 'big'"),
     ],

@@ -107,6 +107,16 @@ def test_a_truncated_file_is_refused(tmp_path, fraction):
         checkpoint.load_state_dict(path.parent)
 
 
+def test_a_file_of_the_old_format_is_refused_wherever_it_was_cut(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"weight": torch.ones(9)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelError, match=r"pytorch_model\.bin: "):
+            checkpoint.load_state_dict(tmp_path)
+
+
 def test_truncated_safetensors_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.ones(100)}, path)

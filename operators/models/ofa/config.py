@@ -99,7 +99,7 @@ class OFAConfig:
         found = read_json(path)
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in found.items() if name in known}
-        if values.get("resnet_layers") is not None:
+        if isinstance(values.get("resnet_layers"), list):
             values["resnet_layers"] = tuple(values["resnet_layers"])
         faults = _faults(found, values)
         if faults:
@@ -135,8 +135,8 @@ def _faults(found: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     blocks = get["resnet_layers"]
     if blocks is None and get["resnet_type"] not in RESNETS:
         faults.append(f"'resnet_type' is {get['resnet_type']!r}; it can be {', '.join(RESNETS)}")
-    if blocks is not None and (len(blocks) != STAGES or not all(type(b) is int for b in blocks)):
-        faults.append(f"'resnet_layers' is {list(blocks)}; it must be {STAGES} whole numbers")
+    if blocks is not None and not _is_depths(blocks):
+        faults.append(f"'resnet_layers' is {blocks!r}; it must be {STAGES} whole numbers")
     if get["activation_function"] not in ACTIVATIONS:
         faults.append(
             f"'activation_function' is {get['activation_function']!r}; "
@@ -145,3 +145,11 @@ def _faults(found: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     if get["use_ofasys"] or not get["use_image_feature"]:
         faults.append("nets of OFA-Sys ('use_ofasys') or without images are not supported")
     return faults
+
+
+def _is_depths(blocks: object) -> bool:
+    return (
+        isinstance(blocks, tuple)
+        and len(blocks) == STAGES
+        and all(type(count) is int and count > 0 for count in blocks)
+    )

@@ -87,16 +87,21 @@ def _faults(model: Mapping[str, Any]) -> list[str]:
     if model.get("prompt_type", "none") not in PROMPT_TYPES:
         allowed = ", ".join(PROMPT_TYPES)
         faults.append(f"'prompt_type' is {model['prompt_type']!r}; it can be {allowed}")
-    return [*faults, *_search_faults(model.get("beam_search") or {})]
+    answers = model.get("answer2label")
+    if answers is not None and not isinstance(answers, str):
+        faults.append(f"'answer2label' is {answers!r}, not the name of a file")
+    search = model.get("beam_search") or {}
+    if not isinstance(search, dict):
+        return [*faults, f"'beam_search' is {search!r}, not an object"]
+    return [*faults, *_search_faults(search)]
 
 
 def _search_faults(published: Mapping[str, Any]) -> list[str]:
     faults = []
     known = {*SEARCH_NAMES, "normalize_scores"}
-    if not published.get("temperature", 1) > 0:
-        faults.append(
-            f"'beam_search' sets a temperature of {published['temperature']!r}, not above 0"
-        )
+    temperature = published.get("temperature", 1)
+    if not isinstance(temperature, int | float) or temperature <= 0:
+        faults.append(f"'beam_search' sets a temperature of {temperature!r}, not a number above 0")
     for name, value in published.items():
         if name not in known and value:
             faults.append(
