@@ -27,6 +27,7 @@ CAP_BYTES = 4_000_000_000
 FILES = 8  # on the disk; the rows name them in turn
 SIDE = 2582  # pixels; x 2582 x 3 bytes = 20 MB
 SAMPLE_SECONDS = 0.5
+LARGEST = 10  # processes named
 
 
 def write_images(folder: Path, kind: str) -> list[str]:
@@ -39,9 +40,9 @@ def write_images(folder: Path, kind: str) -> list[str]:
     return names
 
 
-def memory_bytes(root: int) -> int:
-    """Proportional set sizes of a process and all that descend from it."""
-    children, total, waiting = defaultdict(list), 0, [root]
+def memory_bytes(root: int) -> dict[str, int]:
+    """Proportional set sizes of a process and all that descend from it, by number and name."""
+    children, sizes, waiting = defaultdict(list), {}, [root]
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
@@ -53,12 +54,13 @@ def memory_bytes(root: int) -> int:
         waiting += children[process]
         try:
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            name = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")[:40]
         except OSError:
             continue
-        total += sum(
+        sizes[f"{process} {name.strip()}"] = sum(
             int(line.split()[1]) * 1024 for line in rollup.splitlines() if line[:4] == "Pss:"
         )
-    return total
+    return sizes
 
 
 def main() -> int:
@@ -77,17 +79,19 @@ def main() -> int:
         document = {"manifest": manifest, "table": str(folder / "table"), "operators": OPERATORS}
         config = folder / "job.yaml"
         config.write_text(yaml.safe_dump(document))
-        begun, peak = time.monotonic(), 0
+        begun, peak = time.monotonic(), dict[str, int]()
         job = subprocess.Popen(
             [sys.executable, "-m", "jobs.enrich", str(config), "--json"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         while job.poll() is None:
-            peak = max(peak, memory_bytes(job.pid))
+            peak = max(peak, memory_bytes(job.pid), key=lambda sizes: sum(sizes.values()))
             time.sleep(SAMPLE_SECONDS)
-    seconds = round(time.monotonic() - begun, 1)
-    print(json.dumps({"peak_bytes": peak, "seconds": seconds, "exit_code": job.returncode}))
-    return 0 if peak <= CAP_BYTES and job.returncode == 0 else 1
+    total, seconds = sum(peak.values()), round(time.monotonic() - begun, 1)
+    largest = dict(sorted(peak.items(), key=lambda item: -item[1])[:LARGEST])
+    figures = {"peak_bytes": total, "largest": largest, "seconds": seconds}
+    print(json.dumps({**figures, "exit_code": job.returncode}))
+    return 0 if total <= CAP_BYTES and job.returncode == 0 else 1
 
 
 if __name__ == "__main__":
