@@ -67,8 +67,10 @@ def run(
     planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     summary = Summary.of(planned)
     reports: list[PartReport] = []
+    rounds = 0
     while not planned.is_empty:
-        done = _completed(planned, config, operators, address=address, before=reports)
+        run = _Run(planned, config, operators, address=address, rounds=rounds)
+        done = _completed(run, before=reports)
         version = commit(planned, committed=done.committed)
         _record_rates(planned, done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
@@ -77,6 +79,7 @@ def run(
             selection = _for_what_may_pass(selection)
         elif not planned.remaining:
             break
+        rounds += 1
         planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     return replace(summary, seconds=time.monotonic() - begun)
 
@@ -113,19 +116,13 @@ def _for_what_may_pass(selection: Selection) -> Selection:
     return replace(selection, retry="due" if is_due else "transient", refresh=False)
 
 
-def _completed(
-    planned: Plan,
-    config: JobConfig,
-    operators: Sequence[Operator],
-    *,
-    address: str | None,
-    before: Sequence[PartReport] = (),
-) -> Round:
+def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
     """Puts the parts of a plan that are not there yet; `before` are parts of rounds committed.
 
     Raises:
         RunError: too many rows ended in an error, or Ray gave up.
     """
+    planned, config = run.planned, run.config
     pending = planned.pending()
     missing = {shard.id for shard in pending}
     reports = read_reports(planned, [s for s in planned.shards if s.id not in missing])
@@ -135,13 +132,12 @@ def _completed(
         limit.go_on_from(report)
     if limit.is_telling:
         limit.check()
-    run = _Run(planned, config, operators, address)
     portions = Portions(planned, [report.shard for report in reports], config.commit.every)
     if pending:
         due = sum(shard.due for shard in planned.shards)
         tried = sum(report.tried for report in reports)
         with (
-            Progress(due, done=tried, errors=limit.failed) as progress,
+            Progress(due, done=tried, errors=total(reports, "errors").total()) as progress,
             closing(run.parts(pending)) as parts,
         ):
             for report in parts:
@@ -159,9 +155,16 @@ class _Run:
     """Where and with what the shards of one plan are computed."""
 
     def __init__(
-        self, planned: Plan, config: JobConfig, operators: Sequence[Operator], address: str | None
+        self,
+        planned: Plan,
+        config: JobConfig,
+        operators: Sequence[Operator],
+        *,
+        address: str | None,
+        rounds: int,
     ) -> None:
-        self.config, self.operators, self.address = config, operators, address
+        self.planned, self.config, self.operators = planned, config, operators
+        self.address = address
         self.to_compute = {
             name: counts.new + counts.changed + counts.retry
             for name, counts in planned.computed.items()
@@ -172,6 +175,7 @@ class _Run:
             operators=tuple(operators),
             fetcher=_fetcher(config, operators),
             batches={n: pool.batch for n, pool in config.resources.pools.items() if pool.batch},
+            rounds=rounds,
         )
 
     def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:

@@ -12,8 +12,10 @@ TOP_CODES = 3  # named when it does
 class ErrorLimit:
     """Counts the rows of a run that ended in an error.
 
-    A run that goes on after a stop or a kill counts what was tried before it too, but not the
-    transient errors of that time: once committed, they are tried again in a round of their own.
+    A row that had an error before the run and has one again is not counted at all: what is known
+    to be broken says nothing of this run. A run that goes on after a stop or a kill counts what was
+    tried before it too, but not the transient errors of that time: once committed, they are tried
+    again in a round of their own.
 
     Args:
         fraction: `limits.error_fraction`.
@@ -27,7 +29,8 @@ class ErrorLimit:
 
     def go_on_from(self, report: PartReport) -> None:
         """Counts a part of an earlier run."""
-        self._count(report, failed=sum(report.errors.values()) - report.transient)
+        self._count(report)
+        self.failed -= report.transient
 
     def count(self, report: PartReport) -> None:
         """Counts a part of this run.
@@ -35,7 +38,7 @@ class ErrorLimit:
         Raises:
             RunError: the limit is passed, of `LEAST_ROWS` or more.
         """
-        self._count(report, failed=sum(report.errors.values()))
+        self._count(report)
         if self.is_telling:
             self.check()
 
@@ -60,7 +63,8 @@ class ErrorLimit:
             "or run the same command with a higher limits.error_fraction to commit as it is"
         )
 
-    def _count(self, report: PartReport, *, failed: int) -> None:
-        self.tried += report.tried
-        self.failed += failed
-        self.codes.update(report.errors)
+    def _count(self, report: PartReport) -> None:
+        new = Counter(report.errors) - Counter(report.repeated)
+        self.tried += report.tried - sum(report.repeated.values())
+        self.failed += new.total()
+        self.codes.update(new)

@@ -36,7 +36,8 @@ class PartReport:
         rows: in the part.
         tried: rows that were due.
         errors: those of them that ended in an error, by code.
-        transient: those errors that may pass.
+        repeated: those of rows that had an error before this run too, by code.
+        transient: the other errors that may pass.
         computed: rows by operator.
         busy: seconds by stage.
     """
@@ -45,6 +46,7 @@ class PartReport:
     rows: int
     tried: int
     errors: Mapping[str, int] = field(default_factory=dict)
+    repeated: Mapping[str, int] = field(default_factory=dict)
     transient: int = 0
     computed: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)

@@ -30,12 +30,14 @@ class Work:
         operators: in order.
         fetcher: gets the images.
         batches: rows per call by operator, where given.
+        rounds: that this run committed before, each of which may have tried a row.
     """
 
     plan: Plan
     operators: tuple[Operator, ...]
     fetcher: Fetcher
     batches: Mapping[str, int] = field(default_factory=dict)
+    rounds: int = 0
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -90,14 +92,16 @@ def run_stage(work: Work, name: str, state: ShardState) -> ShardState:
 def close_shard(work: Work, state: ShardState) -> PartReport:
     """Puts the part of a shard that went through all stages; errors as of `put_part`."""
     due = state.table.filter(pc.fill_null(state.table[IS_DUE], False))
-    codes = pc.struct_field(due[ERROR], "code").drop_null().to_pylist()
-    transient = pc.sum(pc.struct_field(due[ERROR], "transient")).as_py() or 0
+    errors = due[ERROR].drop_null().to_pylist()
+    repeated = [error for error in errors if error["attempts"] > work.rounds + 1]
+    new = [error for error in errors if error["attempts"] <= work.rounds + 1]
     report = PartReport(
         shard=state.shard.id,
         rows=state.table.num_rows,
         tried=due.num_rows,
-        errors=dict(Counter(codes)),
-        transient=int(transient),
+        errors=dict(Counter(error["code"] for error in errors)),
+        repeated=dict(Counter(error["code"] for error in repeated)),
+        transient=sum(error["transient"] for error in new),
         computed=state.computed,
         busy=state.busy,
     )

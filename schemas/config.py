@@ -114,7 +114,8 @@ class Limits(_Strict):
     """How much may go wrong, and how large an image may be.
 
     Args:
-        error_fraction: of the rows tried in a run, from 200 on.
+        error_fraction: of the rows tried in a run, from 200 on; one that had an error before and
+            has one again is not counted.
         image_bytes: encoded; a number or `50 MB`.
         image_pixels: width x height; Pillow's own bound for a decompression bomb.
         attempts: tries of a transient error.

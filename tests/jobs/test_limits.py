@@ -46,5 +46,15 @@ def test_a_run_that_goes_on_counts_lasting_errors_of_before_and_no_transient_one
         damage.check()
 
 
+def test_errors_that_were_there_before_the_run_are_not_counted():
+    limit = ErrorLimit(0.05)
+    known = PartReport("s", rows=9, tried=9, errors={"missing": 4}, repeated={"missing": 3})
+
+    limit.count(known)
+
+    with pytest.raises(RunError, match=r"1 of 6 rows .*: missing 1;"):
+        limit.check()
+
+
 def test_a_run_that_tried_nothing_is_within_every_limit():
     ErrorLimit(0.0).check()

@@ -1,9 +1,12 @@
 """A run that goes on after a store was down."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 
 from jobs import enrich
-from jobs.plan import plan
+from jobs.plan import Selection, plan
 from jobs.stages import Work, close_shard, open_shard, run_stage
 from operators.catalog import build_operators
 from operators.fetcher import Fetcher
@@ -27,17 +30,56 @@ def run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def spoil(folder: Path, numbers: Iterable[int]) -> None:
+    """Has opening pictures fail as a store does that is away."""
+    for number in numbers:
+        picture = folder / "photos" / f"{number}.png"
+        picture.unlink()
+        picture.symlink_to(picture)
+
+
+def attempts(folder: Path) -> list[int]:
+    return [row["error"]["attempts"] for row in job.table_rows(folder) if row["error"]]
+
+
+def test_errors_that_stay_are_tried_until_settled_and_end_no_run(tmp_path, monkeypatch):
+    run_in_this_process(monkeypatch)
+    config = job.config(tmp_path, 60)
+    spoil(tmp_path, range(3))
+
+    seen = []
+    for _ in range(4):
+        enrich.run(config, catalog=job.CATALOG)
+        seen.append(attempts(tmp_path))
+
+    assert seen == [[1] * 3, [2] * 3, [3] * 3, [3] * 3]
+    enrich.run(config, selection=Selection(retry="errors"), catalog=job.CATALOG)
+    assert attempts(tmp_path) == [4] * 3
+
+
+def test_known_errors_do_not_make_room_for_new_ones(tmp_path, monkeypatch):
+    run_in_this_process(monkeypatch)
+    config = job.config(tmp_path, 60)
+    spoil(tmp_path, range(3))
+    enrich.run(config, catalog=job.CATALOG)
+    job.write_pictures(tmp_path / "photos", range(60, 70))
+    job.write_manifest(tmp_path / "photos", range(60, 70), name="more")
+    (tmp_path / "photos" / "60.png").unlink()
+
+    with pytest.raises(RunError, match=r"1 of 10 rows tried .*: missing 1;"):
+        enrich.run(config, catalog=job.CATALOG)
+
+    assert attempts(tmp_path) == [1] * 3
+
+
 def test_what_an_outage_spoiled_is_mended_by_the_next_run(tmp_path, monkeypatch):
     run_in_this_process(monkeypatch)
     config = job.config(tmp_path, 30)
-    away = [tmp_path / "photos" / f"{number}.png" for number in range(10)]
-    for picture in away:
-        picture.unlink()
-        picture.symlink_to(picture)  # opening it fails as a store does that is away
+    spoil(tmp_path, range(10))
     with pytest.raises(RunError, match=r"10 of 30 .*unavailable 10"):
         enrich.run(config, catalog=job.CATALOG)
-    for picture in away:
-        picture.unlink()
+    for number in range(10):
+        (tmp_path / "photos" / f"{number}.png").unlink()
     job.write_pictures(tmp_path / "photos", range(10))
 
     summary = enrich.run(config, catalog=job.CATALOG)
@@ -52,10 +94,7 @@ def test_what_an_outage_spoiled_is_mended_by_the_next_run(tmp_path, monkeypatch)
 def test_what_stays_away_is_judged_among_all_rows_and_ends(tmp_path, monkeypatch):
     run_in_this_process(monkeypatch)
     config = job.config(tmp_path, 30, limits={"error_fraction": 0.1})
-    for number in range(2):
-        picture = tmp_path / "photos" / f"{number}.png"
-        picture.unlink()
-        picture.symlink_to(picture)
+    spoil(tmp_path, range(2))
     operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
     actors = enrich.actors_expected(config, operators, None)
     planned = plan(config, operators, actors=actors)
@@ -68,4 +107,14 @@ def test_what_stays_away_is_judged_among_all_rows_and_ends(tmp_path, monkeypatch
     summary = enrich.run(config, catalog=job.CATALOG)
 
     assert summary.rows["errors"] == 2
-    assert {row["error"]["attempts"] for row in job.table_rows(tmp_path) if row["error"]} == {2}
+    assert attempts(tmp_path) == [2, 2]
+
+
+def test_a_store_that_is_still_away_ends_the_run_that_goes_on(tmp_path, monkeypatch):
+    run_in_this_process(monkeypatch)
+    config = job.config(tmp_path, 30)
+    spoil(tmp_path, range(10))
+
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"10 of (30|40) .*unavailable"):
+            enrich.run(config, catalog=job.CATALOG)
