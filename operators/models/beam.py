@@ -1,12 +1,17 @@
 """Beam search over any model that can score a next token, for many inputs at once.
 
 The model is a callable, so OFA and mPLUG share this file and the tests use a ten-line table of
-scores. Scores are sums of log probabilities, in nats, over the number of tokens with the end
-counted. Each input keeps its own beams: its result does not depend on what it is batched with.
+scores. Each input keeps its own beams: its result does not depend on what it is batched with. Two
+published orders of taking candidates are kept apart, as they find different sentences:
 
-The order in which candidates are taken is that of fairseq's generator, which the published OFA
-pipelines use: of an input's 2 * beam_size best continuations, those among the first beam_size that
-end are finished, and the best that do not end go on; an input is done when beam_size are finished.
+`search` is fairseq's, which OFA uses: of an input's 2 * beam_size best continuations, those among
+the first beam_size that end are finished, and the best that do not end go on; an input is done when
+beam_size are finished. Scores are sums of log probabilities, in nats, over the number of tokens
+with the end counted.
+
+`search_open` is mPLUG's: a hypothesis that ends is finished and goes on all the same, and an input
+is done when the best of a step ends. Scores are sums of log probabilities over a power of the
+length (Wu et al. 2016, arXiv:1609.08144, equation 14).
 """
 
 import math
@@ -15,6 +20,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+UNLIKELY = -1e20  # log probability of an end that comes too early; mPLUG's, and not -inf
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
 """Scores the next token of each row; logits (R, V).
@@ -58,8 +65,32 @@ class Beam:
 
 
 @dataclass(frozen=True)
+class OpenBeam:
+    """How to search when hypotheses that end go on.
+
+    Args:
+        beam_size: hypotheses followed, and kept, for each input.
+        max_tokens: longest hypothesis, its end counted.
+        min_tokens: tokens before an end may come.
+        length_penalty: exponent of the length that scores are divided by.
+        begin: token that every row starts with.
+        end: token that finishes a hypothesis.
+    """
+
+    beam_size: int = 5
+    max_tokens: int = 10
+    min_tokens: int = 1
+    length_penalty: float = 0.6
+    begin: int = 101
+    end: int = 102
+
+
+@dataclass(frozen=True)
 class Hypothesis:
-    """A finished sentence: its tokens without begin and end, and its normalised score."""
+    """A finished sentence: its tokens without the begin, and its normalised score.
+
+    Without its end too where `search` found it; `search_open` leaves all ends in.
+    """
 
     tokens: tuple[int, ...]
     score: float
@@ -93,6 +124,45 @@ def search(
             break
         state = _advance(state, candidates, unfinished)
     return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished]
+
+
+@torch.no_grad()
+def search_open(
+    step: Step, inputs: int, beam: OpenBeam, *, device: str | torch.device = "cpu"
+) -> list[list[Hypothesis]]:
+    """Finds the most probable sentences for each of several inputs, in mPLUG's order.
+
+    An end may stand within a hypothesis, for one that ended goes on; and one may have no end: when
+    the best of a step ends, all of that step are finished, as all are at the last step.
+
+    Args:
+        step: the model.
+        inputs: how many.
+        beam: how to search.
+        device: where the step function takes its tokens.
+
+    Returns:
+        for each input the best `beam_size` finished hypotheses, best first; where the model gives
+        no finite score, theirs is not finite.
+    """
+    finished: list[list[Hypothesis]] = [[] for _ in range(inputs)]
+    state = _OpenState.start(inputs, beam, device)
+    for length in range(1, beam.max_tokens + 1 if inputs else 0):
+        scores = torch.log_softmax(step(state.tokens, state.parents).float(), dim=-1)
+        scores.masked_fill_(scores.isnan(), -math.inf)
+        if length <= beam.min_tokens:
+            scores[:, beam.end] = UNLIKELY
+        state, normalised = _go_on(state, scores, length, beam)
+        is_end = state.tokens[:, -1].view(normalised.shape).eq(beam.end)  # (N, B)
+        is_done = is_end[:, 0] | (length == beam.max_tokens)  # (N,)
+        is_end |= is_done[:, None]
+        for row, hypothesis in _finish(state, normalised, is_end):
+            finished[row].append(hypothesis)
+        if bool(is_done.all()):
+            break
+        state = _keep(state, ~is_done)
+    ranked = [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished]
+    return [found[: beam.beam_size] for found in ranked]
 
 
 @dataclass(frozen=True)
@@ -212,4 +282,63 @@ def _advance(state: _State, candidates: _Candidates, unfinished: list[bool]) -> 
         totals=candidates.totals[kept].gather(1, chosen),
         is_dead=ranks >= count,
         parents=rows,
+    )
+
+
+@dataclass(frozen=True)
+class _OpenState:
+    """The beams of N inputs that are not done: B rows each, but one row each at the start.
+
+    Shapes: inputs, N numbers; tokens (N B, T); totals (N, B); parents (N B,) or None.
+    """
+
+    inputs: list[int]
+    tokens: Tensor
+    totals: Tensor
+    parents: Tensor | None
+
+    @classmethod
+    def start(cls, inputs: int, beam: OpenBeam, device: str | torch.device) -> "_OpenState":
+        return cls(
+            inputs=list(range(inputs)),
+            tokens=torch.full((inputs, 1), beam.begin, device=device),
+            totals=torch.zeros(inputs, 1, device=device),
+            parents=None,
+        )
+
+
+def _go_on(
+    state: _OpenState, scores: Tensor, length: int, beam: OpenBeam
+) -> tuple[_OpenState, Tensor]:
+    """The best continuations of each input, best first, and their normalised scores (N, B)."""
+    inputs, rows = state.totals.shape
+    vocabulary = scores.shape[1]
+    penalty = ((5.0 + length) / 6.0) ** beam.length_penalty
+    totals = (scores.view(inputs, rows, vocabulary) + state.totals[:, :, None]) / penalty
+    normalised, places = totals.flatten(1).topk(min(beam.beam_size, rows * vocabulary))
+    first_rows = torch.arange(inputs, device=scores.device)[:, None] * rows
+    parents = (first_rows + places // vocabulary).flatten()
+    tokens = (places % vocabulary).flatten()
+    grown = torch.cat([state.tokens[parents], tokens[:, None]], dim=1)
+    return _OpenState(state.inputs, grown, normalised * penalty, parents), normalised
+
+
+def _finish(state: _OpenState, normalised: Tensor, is_end: Tensor) -> list[tuple[int, Hypothesis]]:
+    """The hypotheses that are finished now, each with its input, best first within one."""
+    inputs = is_end.nonzero()[:, 0].tolist()
+    texts = state.tokens[is_end.flatten(), 1:].tolist()
+    found = zip(inputs, texts, normalised[is_end].tolist(), strict=True)
+    return [(state.inputs[i], Hypothesis(tuple(tokens), score)) for i, tokens, score in found]
+
+
+def _keep(state: _OpenState, is_kept: Tensor) -> _OpenState:
+    """Leaves out the inputs that are done."""
+    rows = is_kept.repeat_interleave(state.totals.shape[1])
+    return _OpenState(
+        inputs=[
+            number for number, kept in zip(state.inputs, is_kept.tolist(), strict=True) if kept
+        ],
+        tokens=state.tokens[rows],
+        totals=state.totals[is_kept],
+        parents=None if state.parents is None else state.parents[rows],
     )

@@ -11,6 +11,7 @@ import pickle
 import struct
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,8 +148,13 @@ def file_digests(directory: Path) -> dict[str, str]:
     return found
 
 
-def load_state_dict(path: Path) -> dict[str, "Tensor"]:
+def load_state_dict(path: Path, *, is_mapped: bool = False) -> dict[str, "Tensor"]:
     """Reads the tensors of a directory, or of one file of weights.
+
+    Args:
+        path: of either.
+        is_mapped: leaves the values in the file until they are used, where its format allows it;
+            copy them, for they change with the file.
 
     Returns:
         tensors on the CPU in the file's precision; tied ones share memory.
@@ -157,7 +163,9 @@ def load_state_dict(path: Path) -> dict[str, "Tensor"]:
         ModelError: no weights, a damaged file, or one that holds code; nothing of it was executed.
     """
     file = _weights_file(path) if path.is_dir() else path
-    state: Any = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    state: Any = (
+        _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file, is_mapped)
+    )
     for key in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -233,13 +241,14 @@ def _read_safetensors(file: Path) -> dict[str, "Tensor"]:
         raise ModelError(f"{file}: damaged or cut short ({error}); fetch it again") from error
 
 
-def _read_pickle(file: Path) -> Any:
+def _read_pickle(file: Path, is_mapped: bool) -> Any:
     import torch
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a pickle protocol other than 2
-            return torch.load(file, map_location="cpu", weights_only=True)
+            mmap = is_mapped and zipfile.is_zipfile(file)  # older formats cannot be mapped
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
     except pickle.UnpicklingError as error:

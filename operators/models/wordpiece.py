@@ -5,18 +5,34 @@ them; the tokenizers library's normaliser has older tables and a narrower idea o
 ids differ for private-use characters, recent accents and part of CJK extension E. The greedy
 WordPiece itself is that library's. Names of special tokens in a text are ordinary text.
 
-Source: google-research/bert, tokenization.py.
+Hugging Face's BertTokenizer, which the published mPLUG uses, has other `Rules`; with them the ids
+and the text made of ids are that class's.
+
+Source: google-research/bert, tokenization.py; transformers 4, tokenization_bert.py.
 """
 
 import json
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import ModelError
 
-MAX_WORD_CHARACTERS = 200  # a longer word is one [UNK]
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MASK = "[MASK]"  # special too, but not every vocabulary has it
+_CLEAN_UPS = (  # what Hugging Face's decoding rewrites, in this order
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
 _CHINESE = (  # first and last code point of each block whose characters are words of their own
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -32,18 +48,36 @@ _ASCII_PUNCTUATION = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Where published tokenizers differ.
+
+    Args:
+        longest_word: characters; a longer word is one [UNK].
+        dropped: the Unicode categories whose characters are left out.
+    """
+
+    longest_word: int
+    dropped: frozenset[str]
+
+
+GOOGLE = Rules(longest_word=200, dropped=frozenset({"Cc", "Cf"}))
+HUGGING_FACE = Rules(longest_word=100, dropped=frozenset({"Cc", "Cf", "Cn", "Co", "Cs"}))
+
+
 class WordPiece:
     """Cuts texts into the pieces of one vocabulary.
 
     Args:
         vocabulary: id by piece.
         source: where the vocabulary was read, for messages.
+        rules: whose ids are wanted.
 
     Raises:
         ModelError: one of the four special tokens is not in the vocabulary.
     """
 
-    def __init__(self, vocabulary: dict[str, int], source: Path) -> None:
+    def __init__(self, vocabulary: dict[str, int], source: Path, rules: Rules = GOOGLE) -> None:
         from tokenizers import Tokenizer, models
 
         absent = [token for token in SPECIAL_TOKENS if token not in vocabulary]
@@ -52,21 +86,36 @@ class WordPiece:
                 f"{source}: a BERT vocabulary holds {', '.join(absent)}; this one does not"
             )
         self.vocabulary = vocabulary
+        self.rules = rules
+        self.pieces = {number: piece for piece, number in vocabulary.items()}
         self.pad, self.unknown, self.start, self.end = (vocabulary[t] for t in SPECIAL_TOKENS)
         self._pieces = Tokenizer(
             models.WordPiece(
-                vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
+                vocabulary, unk_token="[UNK]", max_input_chars_per_word=rules.longest_word
             )
         )
 
     def encode(self, text: str, *, limit: int) -> list[int]:
         """Returns `[CLS]`, the first pieces of `text` and `[SEP]`: at most `limit` ids."""
-        words = split_words(text)[: limit - 2]  # each gives one piece or more
+        words = split_words(text, self.rules)[: limit - 2]  # each gives one piece or more
         pieces = self._pieces.encode(words, is_pretokenized=True).ids if words else []
         return [self.start, *pieces[: limit - 2], self.end]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Joins pieces to a text, special tokens left out and blanks tidied as Hugging Face does.
 
-def read_vocabulary(directory: Path) -> WordPiece:
+        A number with a point comes apart (`3. 5`), and so does a word with a hyphen.
+        """
+        special = (*SPECIAL_TOKENS, MASK)
+        pieces = [self.pieces.get(number, "[UNK]") for number in ids]
+        text = " ".join(piece for piece in pieces if piece not in special)
+        text = text.replace(" ##", "").strip()
+        for found, better in _CLEAN_UPS:
+            text = text.replace(found, better)
+        return text
+
+
+def read_vocabulary(directory: Path, rules: Rules = GOOGLE) -> WordPiece:
     """Reads `vocab.txt` (one piece a line, its id the line) or, where absent, `tokenizer.json`.
 
     Raises:
@@ -76,7 +125,7 @@ def read_vocabulary(directory: Path) -> WordPiece:
     if path.is_file():
         try:
             with path.open(encoding="utf-8") as lines:
-                return WordPiece({line.strip(): i for i, line in enumerate(lines)}, path)
+                return WordPiece({line.strip(): i for i, line in enumerate(lines)}, path, rules)
         except UnicodeDecodeError as error:
             raise ModelError(f"{path}: not UTF-8 text ({error}); fetch the file again") from error
     path = directory / "tokenizer.json"
@@ -93,15 +142,15 @@ def read_vocabulary(directory: Path) -> WordPiece:
         ) from error
     if kind != "WordPiece":
         raise ModelError(f"{path}: a {kind!r} tokenizer; only 'WordPiece' is read")
-    return WordPiece(vocabulary, path)
+    return WordPiece(vocabulary, path, rules)
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text: str, rules: Rules = GOOGLE) -> list[str]:
     """Splits a text into lower-cased words without accents.
 
     Punctuation marks and Chinese characters stand alone.
     """
-    spaced = "".join(_spaced(character) for character in text if not _is_dropped(character))
+    spaced = "".join(_spaced(character) for character in text if not _is_dropped(character, rules))
     return [part for word in spaced.split() for part in _split_punctuation(_plain(word))]
 
 
@@ -111,10 +160,10 @@ def pad(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return [[*row, *[0] * (width - len(row))] for row in rows]
 
 
-def _is_dropped(character: str) -> bool:
+def _is_dropped(character: str, rules: Rules) -> bool:
     if character in "\t\n\r":
         return False
-    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
+    return character == "\ufffd" or unicodedata.category(character) in rules.dropped
 
 
 def _spaced(character: str) -> str:
