@@ -273,7 +273,7 @@ def vacuum(
 
     JSON: `{"deleted": [path, …]}`.
     """
-    from jobs import upkeep as job
+    from jobs import vacuum as job
 
     deleted = job.vacuum(table, older_than_days=days)
     if json_:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
@@ -28,11 +29,13 @@ from deltalake.transaction import (
 )
 
 from jobs import storage
+from jobs.compaction import compact
+from jobs.log_entry import put_entry
 from jobs.shards import Plan, Shard, part_path
 from jobs.table import Table, open_table, storage_options
-from jobs.upkeep import compact
 from schemas.enriched import IMAGE_ID
-from schemas.errors import RunError
+from schemas.errors import RunError, TableError
+from schemas.manifest_files import STORE_ERRORS
 from schemas.plain_types import plain_type
 
 logger = logging.getLogger(__name__)
@@ -71,14 +74,16 @@ def commit(plan: Plan, *, committed: Collection[str] = ()) -> int:
         The table's version that holds the plan.
 
     Raises:
-        RunError: a part is absent or has another number of rows, or the table has moved on in what
-            this plan touches; nothing was written and the same command plans anew.
+        RunError: a part is absent or has another number of rows, the table has moved on in what
+            this plan touches, or its store does not take it; nothing was written, the parts are
+            kept, and the same command plans anew or commits.
     """
-    done = {*committed, *_committed_before(plan)}
-    shards = [shard for shard in plan.shards if shard.id not in done]
-    gone = {path for shard in plan.shards if shard.id in done for path in shard.sources}
-    remove = [path for path in plan.replaced if path not in gone]
-    version = _commit(plan, shards, remove, Transaction(plan.id, 1))
+    with _failing_as_a_run(plan):
+        done = {*committed, *_committed_before(plan)}
+        shards = [shard for shard in plan.shards if shard.id not in done]
+        gone = {path for shard in plan.shards if shard.id in done for path in shard.sources}
+        remove = [path for path in plan.replaced if path not in gone]
+        version = _commit(plan, shards, remove, Transaction(plan.id, 1))
     compact(plan)
     return version
 
@@ -99,13 +104,26 @@ def commit_portion(plan: Plan, shards: Sequence[Shard]) -> int:
     Raises:
         RunError: as of `commit`.
     """
-    table = open_table(plan.table)
-    done = _committed_before(plan)
-    shards = [shard for shard in shards if shard.id not in done]
-    if table and (not shards or _holds(table, Transaction(plan.id, 1))):
-        return table.version
-    remove = sorted({path for shard in shards for path in shard.sources})
-    return _commit(plan, shards, remove, Transaction(portion_id(plan.id), _number_of(shards)))
+    with _failing_as_a_run(plan):
+        table = open_table(plan.table)
+        done = _committed_before(plan)
+        shards = [shard for shard in shards if shard.id not in done]
+        if table and (not shards or _holds(table, Transaction(plan.id, 1))):
+            return table.version
+        remove = sorted({path for shard in shards for path in shard.sources})
+        return _commit(plan, shards, remove, Transaction(portion_id(plan.id), _number_of(shards)))
+
+
+@contextmanager
+def _failing_as_a_run(plan: Plan) -> Iterator[None]:
+    """Tells what a store or Delta refused as the fault of a run that can go on."""
+    try:
+        yield
+    except (TableError, DeltaError, *STORE_ERRORS) as error:
+        raise RunError(
+            f"{plan.table}: could not be committed: {type(error).__name__}: {error}; the parts are "
+            "kept: run the same command when the table can be read and written"
+        ) from error
 
 
 def portion_id(plan_id: str) -> str:
@@ -188,7 +206,7 @@ def _attempt(change: _Change, table: Table | None) -> int:
     remove = _remove_actions(change, table)
     added = [field for field in change.plan.schema if field.name not in table.schema.names]
     if added:
-        _commit_with_schema(change, table, added, remove)
+        put_entry(table, added, transaction=change.transaction, add=change.add, remove=remove)
     else:
         table.delta.create_write_transaction(
             [*change.add, *remove], "append", table.delta.schema(), commit_properties=properties
@@ -250,79 +268,6 @@ def _remove_actions(change: _Change, table: Table) -> list[RemoveAction]:
         )
         for path in change.remove
     ]
-
-
-def _commit_with_schema(
-    change: _Change, table: Table, added: list[pa.Field], remove: list[RemoveAction]
-) -> None:
-    """Writes the log's next entry with new columns in it.
-
-    deltalake 1.6.6 leaves the schema as it was when `create_write_transaction` appends, and adding
-    columns by itself is a commit of its own, which a reader could see. The entry is put only if
-    absent, which is how Delta itself tells who was first.
-
-    Raises:
-        FileExistsError: another commit has this version.
-
-    Source: Delta's PROTOCOL.md, "Actions".
-    """
-    metadata = table.delta.metadata()
-    fields = [*table.delta.schema().fields, *Schema.from_arrow(pa.schema(added)).fields]
-    actions: list[dict[str, object]] = [
-        {"commitInfo": _commit_info()},
-        {
-            "metaData": {
-                "id": str(metadata.id),
-                "name": metadata.name,
-                "description": metadata.description,
-                "format": {"provider": "parquet", "options": {}},
-                "schemaString": Schema(fields).to_json(),
-                "partitionColumns": [],
-                "createdTime": metadata.created_time,
-                "configuration": metadata.configuration,
-            }
-        },
-        {"txn": {"appId": change.transaction.app_id, "version": change.transaction.version}},
-    ]
-    actions += [{"add": _add_json(add)} for add in change.add]
-    actions += [{"remove": _remove_json(action)} for action in remove]
-    data = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
-    entry = f"{table.version + 1:020}.json"
-    path = storage.join(table.path, "_delta_log", entry)
-    if not storage.put_if_absent(path, data.encode()):
-        raise FileExistsError(path)
-
-
-def _commit_info() -> dict[str, object]:
-    return {
-        "timestamp": int(time.time() * 1000),
-        "operation": "WRITE",
-        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
-        "engineInfo": "tagline",
-        "isBlindAppend": False,
-    }
-
-
-def _add_json(add: AddAction) -> dict[str, object]:
-    return {
-        "path": add.path,
-        "partitionValues": {},
-        "size": add.size,
-        "modificationTime": add.modification_time,
-        "dataChange": True,
-        "stats": add.stats,
-    }
-
-
-def _remove_json(action: RemoveAction) -> dict[str, object]:
-    return {
-        "path": action.path,
-        "deletionTimestamp": action.deletion_timestamp,
-        "dataChange": True,
-        "extendedFileMetadata": True,
-        "partitionValues": {},
-        "size": action.size,
-    }
 
 
 def _check_untouched(change: _Change, table: Table | None) -> None:

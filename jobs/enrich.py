@@ -28,6 +28,7 @@ from operators.catalog import CATALOG, Factory, build_operators
 from operators.fetcher import Fetcher
 from operators.policy import Policy
 from schemas.config import JobConfig
+from schemas.manifest_files import STORE_ERRORS
 
 THIS_MACHINE = "this machine"
 NEW_AND_CHANGED = Selection()
@@ -220,9 +221,12 @@ def _fetcher(config: JobConfig, operators: Sequence[Operator]) -> Fetcher:
 def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:
     """Keeps the measured rows per second of each operator for the estimates of later plans."""
     computed, busy = total(reports, "computed"), total(reports, "busy")
-    for name, key in planned.operators.items():
-        if computed[name] and busy[name]:
-            record_rate(planned.table, key, computed[name] / float(busy[name]))
+    try:
+        for name, key in planned.operators.items():
+            if computed[name] and busy[name]:
+                record_rate(planned.table, key, computed[name] / float(busy[name]))
+    except STORE_ERRORS as error:  # the table is committed: the job is done
+        logger.warning("event=rates_not_kept table=%s error=%r", planned.table, str(error))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from jobs import commit as commits
-from jobs import storage, upkeep
+from jobs import compaction, storage
 from jobs.commit import commit, commit_portion
 from jobs.plan import Selection
 from jobs.portions import finished_portion
 from jobs.shards import part_path
 from jobs.table import open_table
+from jobs.vacuum import vacuum
 from schemas.errors import RunError
 from tests import plain_run as job
 
@@ -194,6 +196,42 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(folder, monkeypatch):
     assert len(ids(folder)) == 10
 
 
+def test_a_table_that_does_not_take_a_commit_fails_the_run_that_can_go_on(folder, monkeypatch):
+    made = ready(folder, rows_for(10))
+
+    def refused(change, table):
+        raise DeltaError("Generic error: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commits, "_attempt", refused)
+        with pytest.raises(RunError) as stopped:
+            commit(made)
+
+    assert stopped.value.exit_code == 1
+    assert "DeltaError: Generic error: no space left; the parts are kept" in str(stopped.value)
+    assert commit(made) == 0
+
+
+def test_a_table_that_cannot_be_read_at_the_commit_fails_the_run(tmp_path):
+    commit(ready(tmp_path, rows_for(10)))
+    made = ready(tmp_path, rows_for(20))
+    (tmp_path / "table" / "_delta_log" / f"{1:020}.json").write_text("garbage")
+
+    with pytest.raises(RunError, match=r"table: could not be committed: .*cannot be read: .*Json"):
+        commit(made)
+
+
+def test_a_compaction_that_fails_leaves_the_commit_as_it_is(tmp_path, monkeypatch, caplog):
+    first = ready(tmp_path, rows_for(4))
+    commit(first)
+    second = ready(tmp_path, rows_for(8))
+    monkeypatch.setattr(compaction, "MANY_SMALL_FILES", 1)
+    storage.delete(part_path(first, first.shards[0]))  # which the compaction would read
+
+    assert commit(second) == 1
+    assert "event=not_compacted" in caplog.text
+
+
 def test_a_reader_of_the_version_before_still_finds_its_rows(tmp_path):
     commit(ready(tmp_path, rows_for(10)))
     reader = DeltaTable(str(tmp_path / "table"))
@@ -264,7 +302,7 @@ def test_a_data_file_is_replaced_only_whole(tmp_path):
 
 
 def test_many_small_files_become_few(folder, monkeypatch):
-    monkeypatch.setattr(upkeep, "MANY_SMALL_FILES", 4)
+    monkeypatch.setattr(compaction, "MANY_SMALL_FILES", 4)
     rows = rows_for(12)
     rows[3]["title"] = "bad"
 
@@ -283,8 +321,8 @@ def test_vacuum_deletes_what_is_old_and_keeps_a_running_plan(folder):
     commit(ready(folder, [{**row, "title": "other"} for row in rows_for(10)]))
     running = ready(folder, rows_for(20), SECOND)
 
-    assert upkeep.vacuum(f"{folder}/table") == []
-    deleted = upkeep.vacuum(f"{folder}/table", older_than_days=0)
+    assert vacuum(f"{folder}/table") == []
+    deleted = vacuum(f"{folder}/table", older_than_days=0)
 
     assert f"data/{first.id}/000000.parquet" in deleted
     assert ids(folder) == [row["image_id"] for row in rows_for(10)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import enrich
+from jobs import enrich, storage
 from jobs.plan import Selection, plan
 from jobs.stages import Work, close_shard, open_shard, run_stage
 from operators.catalog import build_operators
@@ -108,6 +108,21 @@ def test_what_stays_away_is_judged_among_all_rows_and_ends(tmp_path, monkeypatch
 
     assert summary.rows["errors"] == 2
     assert attempts(tmp_path) == [2, 2]
+
+
+def test_a_store_that_goes_away_after_the_commit_ends_no_run(tmp_path, monkeypatch, caplog):
+    run_in_this_process(monkeypatch)
+    keep = storage.write_bytes
+
+    def lost(path, data):
+        if "/rates/" in path:
+            raise ConnectionResetError("gone")
+        keep(path, data)
+
+    monkeypatch.setattr(storage, "write_bytes", lost)
+
+    assert enrich.run(job.config(tmp_path, 30), catalog=job.CATALOG).version == 0
+    assert "event=rates_not_kept" in caplog.text
 
 
 def test_a_store_that_is_still_away_ends_the_run_that_goes_on(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_a_bucket_that_is_not_there_is_named(s3_bucket):
 
 
 def test_nested_columns_survive_commits_and_compaction(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.upkeep.MANY_SMALL_FILES", 3)
+    monkeypatch.setattr("jobs.compaction.MANY_SMALL_FILES", 3)
     extra = {"boxes": [{"a": 1, "b": [1.5]}], "deep": {"k": ["z"]}, "m": "1", "s": "2", "select": 3}
     rows = [{**row, **extra} for row in job.write_images(tmp_path / "images", 12)]
     operators = {"upper": {"use": "upper", "text": "title"}}

@@ -1,42 +1,12 @@
-"""Keeps a table tidy: few small files, and nothing left of old plans."""
+"""Deletes what a table needs no more: replaced data files, and plans with their parts."""
 
-import logging
 import time
 
-from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import CommitProperties
-
 from jobs import storage
-from jobs.records import ANOTHER, read_tried, record_tried
-from jobs.shards import Plan
 from jobs.table import Table, open_table
 
-logger = logging.getLogger(__name__)
-SMALL_BYTES = 16_000_000
-MANY_SMALL_FILES = 1_000
 KEEP_DAYS = 7
 DAY_SECONDS = 86_400
-
-
-def compact(plan: Plan) -> bool:
-    """Joins small data files into large ones when there are too many; loses to any other commit.
-
-    Args:
-        plan: just committed.
-
-    Returns:
-        Whether the table was rewritten.
-    """
-    table = open_table(plan.table)
-    if table is None or sum(file.size < SMALL_BYTES for file in table.files) <= MANY_SMALL_FILES:
-        return False
-    try:
-        table.delta.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
-    except CommitFailedError as error:
-        logger.info("event=compaction_lost plan=%s error=%r", plan.id, str(error))
-        return False
-    _record_compacted(plan, table)
-    return True
 
 
 def vacuum(path: str, *, older_than_days: float = KEEP_DAYS) -> list[str]:
@@ -109,15 +79,7 @@ def _was_committed(plan_id: str, table: Table | None) -> bool:
     )
 
 
-def _record_compacted(plan: Plan, before: Table) -> None:
-    """Says of the new files by which keys their rows were judged."""
-    after = open_table(plan.table)
-    known = {file.path for file in before.files}
-    part = f"data/{plan.id}/000000.parquet"
-    judged = read_tried(plan.table, [part]).get(part, {})
-    is_whole = plan.remaining == 0
-    tried = {name: judged.get(name, ANOTHER) if is_whole else ANOTHER for name in plan.operators}
-    for file in after.files if after else ():
-        if file.path not in known:
-            name = file.path.rpartition("/")[2].split(".")[0]
-            record_tried(plan.table, name, tried)
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["vacuum"])
