@@ -35,6 +35,7 @@ SAVE_SECONDS = 60.0
 LOG_STEPS = 25
 EVALUATIONS = 12  # in a run, evenly spread
 VALIDATION_SEED = 1_000_003  # of the scenes whose figures the log shows
+VALIDATION_SCENES = 200
 TEST_SEED = 2_000_003  # of the scenes whose figures training.json shows; looked at once
 
 log = logging.getLogger("embedded_training")
@@ -85,10 +86,18 @@ def describer(seed: int) -> Recipe:
     return DescriberRecipe(seed)
 
 
+def mplug(seed: int) -> Recipe:
+    """The recipe of mPLUG's captioner and matcher, which share their image tower."""
+    from operators.embedded.mplug_recipe import MPlugRecipe
+
+    return MPlugRecipe(seed)
+
+
 RECIPES: dict[str, Callable[[int], Recipe]] = {
     "embedder": embedder,
     "captioner": describer,
     "entailment": describer,
+    "mplug": mplug,
 }
 
 
@@ -169,7 +178,7 @@ def take_step(
 def measure(recipe: Recipe, average: nn.ModuleDict, progress: Progress) -> None:
     """Logs the figures of the averaged weights on scenes that are never trained on."""
     average.eval()
-    figures = recipe.evaluate(average, seed=VALIDATION_SEED)
+    figures = recipe.evaluate(average, seed=VALIDATION_SEED, count=VALIDATION_SCENES)
     log.info(
         "event=measure step=%d images=%d %s", progress.step, shown(recipe, progress), show(figures)
     )
