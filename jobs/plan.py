@@ -32,6 +32,12 @@ PLAN_FORMAT = 1  # raised when the same state would be planned into other shards
 START_SECONDS = 12.0  # Ray, its actors and the weights; measured on two cores
 SAMPLE_ROWS = 200  # images whose size is asked for when none is known
 SAMPLE_THREADS = 32
+TABLE_FILES = (  # such as a table holds, to tell whether a manifest's glob takes them in
+    "data/0123456789abcdef/000000.parquet",
+    "part-00000-01234567-89ab-cdef-0123-456789abcdef-c000.zstd.parquet",
+    "_tagline/plans/0123456789abcdef/rows-00000-0123456789abcdef.parquet",
+    "_delta_log/00000000000000000100.checkpoint.parquet",
+)
 UNKNOWN_IMAGE_BYTES = 1_000_000.0  # where not even a sample can be had
 
 
@@ -57,14 +63,17 @@ def open_manifest(config: JobConfig) -> Manifest:
 
     Raises:
         ManifestError: it cannot be read as one.
-        ConfigError: the table lies inside the manifest's folder or is that folder.
+        ConfigError: the manifest's folder or glob takes in files of the table.
     """
     path = storage.normalise(config.manifest.path)
     table = storage.normalise(config.table)
-    if table == path or table.startswith(path + "/"):
+    is_folder = storage.join(table, "").startswith(storage.join(path, ""))
+    if is_folder or any(storage.matches(path, storage.join(table, name)) for name in TABLE_FILES):
+        kind = "folder" if is_folder else "glob"
         raise ConfigError(
-            f"table {config.table!r} lies in the manifest's folder {config.manifest.path!r}, so "
-            "its files would be taken for the manifest; give it another place"
+            f"table {config.table!r} lies in the manifest's {kind} {config.manifest.path!r}, so "
+            "its files would be taken for the manifest; give the table another place, or name the "
+            "manifest's files more narrowly"
         )
     return Manifest.open(path, config.manifest.columns, filesystem=storage.filesystem(path))
 

@@ -8,6 +8,7 @@ condition is refused.
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 import fsspec
 import pyarrow.fs as pafs
+from fsspec.utils import glob_translate
 
 from schemas.errors import ConfigError, TableError
 
@@ -98,6 +100,14 @@ def inner_path(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Whether a file or folder lies at `uri`."""
     return bool(filesystem(uri).exists(inner_path(uri)))
+
+
+def matches(glob: str, uri: str) -> bool:
+    """Whether a glob takes in a file, be it there or not."""
+    try:
+        return re.match(glob_translate(inner_path(glob)), inner_path(uri)) is not None
+    except ValueError:  # no glob; whoever lists it says so
+        return False
 
 
 def read_bytes(uri: str) -> bytes | None:

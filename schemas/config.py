@@ -54,7 +54,8 @@ class ManifestConfig(_Strict):
     """Where the manifest lies, and which of its columns are meant.
 
     Args:
-        path: a file, a folder or a glob of Parquet, CSV or JSONL.
+        path: a file, a folder or a glob of Parquet, CSV or JSONL; one that would take in files of
+            the table is refused.
         columns: our name of a column to its name in the files: `{image_id: id, uri: url}`.
     """
 

@@ -33,6 +33,8 @@ def find_files(path: str, filesystem: Any) -> dict[str, Any]:
             found = _visible(inner, filesystem.find(inner, detail=True))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ManifestError(f"{path}: no such manifest; give a file, a folder or a glob") from error
+    except ValueError as error:
+        raise ManifestError(f"{path}: no glob that can be followed: {error}") from error
     except STORE_ERRORS as error:
         raise ManifestError(f"{path}: the manifest cannot be listed: {error}") from error
     known = {name: info for name, info in sorted(found.items()) if format_of(name)}

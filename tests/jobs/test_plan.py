@@ -412,6 +412,22 @@ def test_a_table_in_the_manifests_folder_is_refused(rows, tmp_path):
         job.make_plan(job.config_of(manifest, f"{manifest}/table", DIGEST))
 
 
+@pytest.mark.parametrize("glob", ["**/*.parquet", "*/*/*/*.parquet", "ta*/*", "**/rows-*"])
+def test_a_glob_that_takes_in_the_tables_own_files_is_refused(rows, tmp_path, glob):
+    job.write_manifest(tmp_path / "manifest", rows)
+
+    with pytest.raises(ConfigError, match=r"lies in the manifest's glob '.*', so its files would"):
+        job.make_plan(job.config_of(f"{tmp_path}/{glob}", f"{tmp_path}/table", DIGEST))
+
+
+def test_a_glob_beside_the_table_is_taken(rows, tmp_path):
+    job.write_manifest(tmp_path, rows)
+
+    made = job.make_plan(job.config_of(f"{tmp_path}/*.parquet", f"{tmp_path}/table", DIGEST))
+
+    assert made.counts.new == 20
+
+
 def test_a_path_that_holds_something_else_is_refused(rows, tmp_path):
     manifest = job.write_manifest(tmp_path / "manifest", rows)
 

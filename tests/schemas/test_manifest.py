@@ -64,6 +64,11 @@ def test_a_glob_chooses_files(tmp_path):
     assert read(tmp_path / "a*.parquet")["image_id"].to_pylist() == ["a1", "a2"]
 
 
+def test_a_glob_that_is_none_is_named(tmp_path):
+    with pytest.raises(ManifestError, match=r"\*\.parquet: no glob that can be followed: .*'\*\*'"):
+        opened(tmp_path / "a**b" / "*.parquet")
+
+
 def test_columns_are_renamed(tmp_path):
     parquet(tmp_path / "m.parquet", id=["a"], url=["x"], title=["t"])
 
