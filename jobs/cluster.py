@@ -20,6 +20,8 @@ OBJECT_STORE_FRACTION = 0.2  # of the memory, on small machines
 LOOPBACK = "127.0.0.1"
 ENVIRONMENT = {  # of a Ray of its own
     "OMP_NUM_THREADS": "1",  # the actors share the cores, not each all of them
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # mimalloc keeps the buffers of a shard for later
+    "MALLOC_MMAP_THRESHOLD_": "8388608",  # bytes; else glibc, too, keeps large buffers it has freed
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters reaches us as errors
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
     "RAY_worker_niceness": "0",  # else 15: any other process would go first

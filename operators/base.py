@@ -196,7 +196,7 @@ def _attempt(
     """One call of the operator; an error comes without its frames, which hold the batch."""
     stage = operator.name
     try:
-        part = table.take(batch)
+        part = _rows(table, batch)
         if fetch and IMAGE_ENCODED in operator.reads and part[IMAGE_ENCODED].null_count:
             stage = FETCH_STAGE
             part = fetch(part).select(table.column_names)
@@ -210,6 +210,14 @@ def _attempt(
         logger.debug("event=batch_failed stage=%s rows=%d", stage, len(batch), exc_info=True)
         return stage, error.with_traceback(None)
     return stage, _checked(operator, result, len(batch))
+
+
+def _rows(table: pa.Table, positions: Positions) -> pa.Table:
+    """The rows at ascending positions; neighbours are not copied, for images are large."""
+    start, rows = int(positions[0]), len(positions)
+    if int(positions[-1]) - start == rows - 1:
+        return table.slice(start, rows)
+    return table.take(positions)
 
 
 def _checked(operator: Operator, result: object, rows: int) -> pa.Table:

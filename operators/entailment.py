@@ -173,7 +173,7 @@ class Entailment:
             for image, (texts, premise) in enumerate(zip(told, premises, strict=True))
             for text in texts
         ]
-        judged: list[list[Judgement]] = [[] for _ in images]
+        judged: list[list[Judgement]] = [[] for _ in told]
         if not questions:
             return judged
         _check_lengths(net, questions)

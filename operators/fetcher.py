@@ -59,7 +59,7 @@ RETRY_SECONDS = (0.5, 1.5, 4.5)  # waited before each further try of a transient
 OUTAGE_SECONDS = 30.0  # a store that stayed away is then tried only once an image
 READING_BYTES = 128_000_000  # of files being read and checked, all threads together
 TRAVELLING_BYTES = 256_000_000  # of encoded images that leave with a shard
-DECODING_BYTES = 256_000_000  # of pixels while images are checked, all threads together
+DECODING_BYTES = 64_000_000  # of pixels while images are checked, all threads together
 
 
 Answer = TypeVar("Answer")

@@ -9,9 +9,9 @@ limit, and neither Pillow's global settings nor its warnings come into it.
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import pyarrow as pa
 from PIL import (
@@ -30,7 +30,6 @@ from PIL import (
 from schemas.errors import RowFault, RowFaults
 
 PIXEL_LIMIT = 178_956_970  # pixels; Pillow's own bound for a decompression bomb
-DECODED_BYTES = 256_000_000  # held by the images of one batch; a larger batch is halved
 PIXEL_BYTES = 4  # Pillow keeps RGB in four bytes a pixel
 COEFFICIENT_BYTES = 6  # libjpeg holds a progressive file whole: 3 channels of 16 bits a pixel
 SUPPORTED = "JPEG, PNG, WebP, GIF, BMP and TIFF"
@@ -153,39 +152,54 @@ def verified_bytes(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> int:
     return pixels * COEFFICIENT_BYTES if image.info.get("progressive") else pixels // 16
 
 
-def decode_column(column: pa.ChunkedArray, *, pixel_limit: int = PIXEL_LIMIT) -> list[Image.Image]:
-    """Decodes every row of an `image_encoded` column, in order.
+def decode_column(column: pa.ChunkedArray, *, pixel_limit: int = PIXEL_LIMIT) -> "DecodedImages":
+    """Decodes every row of an `image_encoded` column, in order, each when it is asked for.
 
     Raises:
-        RowFaults: the rows that cannot be decoded.
-        MemoryError: together the images would take more than `DECODED_BYTES`;
-            `operators.base.apply` then halves the batch. A single image is always decoded.
+        RowFaults: the rows whose first bytes are not those of an image that may be decoded; later,
+            from the sequence, a row that turns out to be damaged.
     """
-    _check_memory(column, pixel_limit)
-    images: list[Image.Image] = []
     faults: dict[int, RowFault] = {}
     for position, encoded in enumerate(column):
         try:
-            images.append(decode(_bytes_of(encoded), pixel_limit=pixel_limit))
+            _open(_bytes_of(encoded), pixel_limit)
         except RowFault as fault:
             faults[position] = fault
     if faults:
         raise RowFaults(faults)
-    return images
+    return DecodedImages(column, range(len(column)), pixel_limit)
 
 
-def _check_memory(column: pa.ChunkedArray, pixel_limit: int) -> None:
-    """Reads the headers alone; what cannot be read is left for `decode` to name."""
-    decoded_bytes = 0
-    for encoded in column if len(column) > 1 else ():
-        with suppress(RowFault):
-            width, height = _open(_bytes_of(encoded), pixel_limit).size
-            decoded_bytes += width * height * PIXEL_BYTES
-    if decoded_bytes > DECODED_BYTES:
-        raise MemoryError(
-            f"{len(column)} images would take {decoded_bytes} bytes decoded; "
-            f"a batch may hold {DECODED_BYTES}"
-        )
+class DecodedImages(Sequence[Image.Image]):
+    """The images of a column, of which only the one asked for is held decoded; a slice is one too.
+
+    Iterate once: every access decodes again.
+    """
+
+    def __init__(self, column: pa.ChunkedArray, positions: range, pixel_limit: int) -> None:
+        self._column, self._positions, self._pixel_limit = column, positions, pixel_limit
+
+    def __len__(self) -> int:
+        """How many there are; decodes none."""
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "DecodedImages": ...
+    def __getitem__(self, index: int | slice) -> "Image.Image | DecodedImages":
+        """Decodes one image.
+
+        Raises:
+            RowFaults: it is damaged; names its position in the column.
+        """
+        if isinstance(index, slice):
+            return DecodedImages(self._column, self._positions[index], self._pixel_limit)
+        position = self._positions[index]
+        try:
+            return decode(_bytes_of(self._column[position]), pixel_limit=self._pixel_limit)
+        except RowFault as fault:
+            raise RowFaults({position: fault}) from fault
 
 
 def _bytes_of(encoded: pa.Scalar) -> bytes:

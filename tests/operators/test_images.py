@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from PIL import Image, ImageOps
 from PIL import ImageFile as PillowImageFile
 
-from operators import images
 from operators.images import decode, decode_column, verify
 from schemas.errors import RowFault, RowFaults
 
@@ -256,11 +256,21 @@ def test_a_column_names_every_row_that_cannot_be_decoded():
     assert codes == {1: "empty", 3: "not_an_image", 4: "missing"}
 
 
-def test_images_that_do_not_fit_together_ask_for_a_smaller_batch(monkeypatch):
-    monkeypatch.setattr(images, "DECODED_BYTES", WIDTH * HEIGHT * 4 * 2)
+def test_a_damaged_row_is_named_by_its_place_in_the_column():
     good = ZOO["png"]()
-    assert len(decode_column(column([good] * 2))) == 2
-    with pytest.raises(MemoryError, match="3 images would take"):
-        decode_column(column([good] * 3))
-    monkeypatch.setattr(images, "DECODED_BYTES", 1)
-    assert len(decode_column(column([good]))) == 1
+    cut = good[: len(good) // 2]
+    decoded = decode_column(column([good, good, cut, good]))
+    with pytest.raises(RowFaults) as raised:
+        list(decoded[1:])
+    assert {position: fault.code for position, fault in raised.value.faults.items()} == {
+        2: "truncated"
+    }
+
+
+def test_of_a_column_one_image_at_a_time_is_decoded():
+    decoded = decode_column(column([ZOO["png"]()] * 3))
+    first = next(iter(decoded))
+    held = weakref.ref(first)
+    del first
+    assert len(decoded) == 3
+    assert held() is None
