@@ -25,12 +25,14 @@ from schemas.results import (
     EmbeddedText,
     FailedRow,
     JudgedText,
+    MatchedText,
     Result,
     RowError,
     ScoredText,
 )
 
 GROUP_ROWS = 64  # images fetched together; their answers are given before the next are fetched
+MATCHED_IMAGES = 16  # fetched together for a matcher, fewer where there are many texts
 TEXT = "text"
 PREMISE = "premise"
 GIVEN_BY = {  # what the command's own arguments decide
@@ -38,6 +40,7 @@ GIVEN_BY = {  # what the command's own arguments decide
     "model": "--model",
     "hypothesis": "--text",
     "hypotheses": "--text",
+    "text": "--text",
     "premise": "--text2",
 }
 
@@ -50,7 +53,7 @@ class Request:
         operator: a name of `operators.catalog.CATALOG`.
         model: a directory, `embedded:NAME`, an s3:// directory or a hub's id.
         images: paths or uris.
-        texts: what an entailment checker judges or an embedder embeds.
+        texts: what an entailment checker judges, a matcher matches or an embedder embeds.
         premise: what is known besides the image; the published `text2`.
         options: of the operator, by name.
     """
@@ -74,7 +77,12 @@ def run(request: Request) -> Iterator[Result]:
             an argument is not UTF-8.
         ModelError: the model is missing, damaged or of another task.
     """
-    answerers = {"captioner": _captions, "entailment": _judgements, "embedder": _embeddings}
+    answerers = {
+        "captioner": _captions,
+        "entailment": _judgements,
+        "embedder": _embeddings,
+        "matcher": _matches,
+    }
     if request.operator not in CATALOG or request.operator not in answerers:
         faults = entry_faults({"use": request.operator})
         raise ConfigError("; ".join(faults) or f"apply cannot run {request.operator!r} yet")
@@ -158,6 +166,66 @@ def _judged_alone(request: Request, operator: Operator, image: str, text: str) -
 
 def _judgement(image: str, row: Mapping[str, Any]) -> list[Result]:
     return [JudgedText(image=image, **judged) for judged in row["entailment"]]
+
+
+def _matches(request: Request) -> Iterator[Result]:
+    if request.premise is not None:
+        raise ConfigError("matcher takes no --text2; give each text as a --text")
+    _need_images(request)
+    if not request.texts:
+        raise ConfigError("matcher matches images with texts: give at least one --text")
+    return _matched(request, _operator(request, text=TEXT))
+
+
+def _matched(request: Request, operator: Any) -> Iterator[Result]:
+    """Matches a few images with all texts, so that rows of one image are neighbours."""
+    together = max(1, min(MATCHED_IMAGES, GROUP_ROWS // len(request.texts)))
+    for start in range(0, len(request.images), together):
+        images = request.images[start : start + together]
+        found: list[list[Result]] = [[] for _ in images]
+        for begin in range(0, len(request.texts), GROUP_ROWS):
+            texts = request.texts[begin : begin + GROUP_ROWS]
+            rows = _matched_rows(operator, images, texts)
+            for at, image in enumerate(images):
+                some = rows[at * len(texts) : (at + 1) * len(texts)]
+                found[at] += [
+                    _match(operator, image, text, row)
+                    for text, row in zip(texts, some, strict=True)
+                ]
+        for results in found:
+            yield from _as_one(results)
+
+
+def _matched_rows(
+    operator: Operator, images: Sequence[str], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    fetcher = Fetcher([operator], Policy(is_typed=True))
+    fetched = fetcher(pa.table({URI: pa.array(images, pa.string())}))
+    table = fetched.take([at for at in range(len(images)) for _ in texts])
+    table = table.append_column(TEXT, pa.array(list(texts) * len(images), pa.string()))
+    done = apply(operator, table, fetch=fetcher.fill, batch_rows=GROUP_ROWS)
+    return done.select([*operator.writes.names, ERROR]).to_pylist()  # type: ignore[no-any-return]
+
+
+def _match(operator: Any, image: str, text: str, row: Mapping[str, Any]) -> Result:
+    if row[ERROR]:
+        return FailedRow(image=image, text=text, error=RowError(**row[ERROR]))
+    return MatchedText(
+        image=image,
+        text=text,
+        score=row["matcher"],
+        similarity=row["matcher_similarity"],
+        is_cut=operator.is_cut(text) or None,
+    )
+
+
+def _as_one(results: Sequence[Result]) -> Sequence[Result]:
+    """One row in place of the answers of an image that is itself to blame."""
+    first = results[0]
+    errors = [result.error if isinstance(result, FailedRow) else None for result in results]
+    if isinstance(first, FailedRow) and all(error == first.error for error in errors):
+        return [FailedRow(image=first.image, error=first.error)]
+    return results
 
 
 def _embeddings(request: Request) -> Iterator[Result]:
@@ -274,6 +342,10 @@ def lines(result: Result) -> list[Text]:
         odds = f"yes {result.yes:.3f}, no {result.no:.3f}, maybe {result.maybe:.3f}"
         judged = ("  ", (result.label, "bold green"), f"  {result.text!r}  ({odds})")
         return [Text.assemble((result.image, "bold"), *judged)]
+    if isinstance(result, MatchedText):
+        odds = f"(similarity {result.similarity:.3f})" + (", cut" if result.is_cut else "")
+        matched = ("  ", (f"{result.score:.3f}", "bold green"), f"  {result.text!r}  {odds}")
+        return [Text.assemble((result.image, "bold"), *matched)]
     what = result.image if isinstance(result, EmbeddedImage) else repr(result.text)
     first = ", ".join(f"{number:.3f}" for number in result.embedding[:4])
     return [Text.assemble((what, "bold"), f"  {len(result.embedding)} numbers: {first}, …")]

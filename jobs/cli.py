@@ -96,7 +96,8 @@ def apply(
         list[str] | None,
         typer.Option(
             metavar="T",
-            help="What entailment judges, or the embedder embeds; may be given several times.",
+            help="What entailment judges, the matcher matches or the embedder embeds; may be given "
+            "several times.",
         ),
     ] = None,
     text2: Annotated[
@@ -118,6 +119,8 @@ def apply(
 
     - captioner: `{"image","text","score","alternatives":[{"text","score"}]}`
     - entailment: `{"image","text","label","yes","no","maybe"}`
+    - matcher: `{"image","text","score","similarity"}`, and `"is_cut": true` where the text is too
+      long for the model and its end was not read
     - embedder: `{"image","embedding"}` or `{"text","embedding"}`
     - a failed row: `{"image","error":{"stage","code","message","transient","attempts"}}`; the
       others go on, and the exit code is 1.

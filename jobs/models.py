@@ -241,6 +241,8 @@ def _measure(directory: Path, content: Content) -> tuple[dict[str, Any], int | N
         return _measure_chinese_clip(directory)
     if content.architecture == "ofa":
         return _measure_ofa(directory)
+    if content.architecture == "mplug":
+        return _measure_mplug(directory, content)
     return {}, None
 
 
@@ -274,6 +276,20 @@ def _measure_ofa(directory: Path) -> tuple[dict[str, Any], int]:
     config = OFAConfig.read(directory)
     with torch.device("meta"):
         net = OFAModel(config)
+    return asdict(config), sum(tensor.numel() for tensor in net.parameters())
+
+
+def _measure_mplug(directory: Path, content: Content) -> tuple[dict[str, Any], int]:
+    """Counts what inference uses; the published files hold more."""
+    import torch
+
+    from operators.models.mplug.config import MPlugConfig, read_for_matching
+    from operators.models.mplug.model import MPlugCaptionNet, MPlugMatchNet
+
+    is_captioner = content.operator == "captioner"
+    config = (MPlugConfig.read if is_captioner else read_for_matching)(directory)
+    with torch.device("meta"):
+        net = MPlugCaptionNet(config) if is_captioner else MPlugMatchNet(config)
     return asdict(config), sum(tensor.numel() for tensor in net.parameters())
 
 

@@ -1,8 +1,8 @@
 """Writes a sentence about each image.
 
-The model's directory tells which net it is; OFA's published pipeline is followed to the letter, so
-captions and scores are those of ModelScope. Alternatives are kept, for the best sentence of a beam
-search is not always the truest.
+The model's directory tells which net it is, OFA or mPLUG; the published pipelines are followed to
+the letter, so captions and scores are those of ModelScope. Alternatives are kept, for the best
+sentence of a beam search is not always the truest.
 """
 
 import math
@@ -16,26 +16,32 @@ import pyarrow as pa
 from operators.base import fingerprint
 from operators.images import decode_column
 from operators.models import checkpoint
-from operators.models.directory import expect
+from operators.models.directory import expect, identify
+from operators.models.mplug.config import MPlugConfig
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.settings import Settings
 from schemas.enriched import IMAGE_ENCODED, caption_schema
-from schemas.errors import ConfigError, ModelError, RowFault, RowFaults
+from schemas.errors import ConfigError, RowFault, RowFaults
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from operators.models.mplug.captions import MPlugCaptions
     from operators.models.ofa.captions import OFACaptions
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
+LEAST = {"beam_size": 1, "max_tokens": 1, "min_tokens": 0, "no_repeat_ngram": 0}
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """What may be said about an image; the score is the mean log probability of its tokens."""
+    """What may be said about an image, and its score in nats.
+
+    OFA's is the mean log probability of the tokens, mPLUG's their sum over a power of the length.
+    """
 
     text: str
     score: float
@@ -63,7 +69,8 @@ class Captioner:
         max_tokens: longest sentence.
         min_tokens: shortest.
         no_repeat_ngram: how many tokens in a row never occur twice in a sentence; 0 allows all.
-            For these four, None takes what the directory's configuration.json says.
+            For these four, None takes what the directory says. mPLUG's search has no
+            no_repeat_ngram, and counts a sentence's end among its tokens.
 
     Raises:
         ConfigError: an option has no such value.
@@ -106,7 +113,7 @@ class Captioner:
             "upstream": dict(upstream_keys or {}),
         }
         self.key = fingerprint(self.description)
-        self._net: OFACaptions | None = None
+        self._net: OFACaptions | MPlugCaptions | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles all but the weights; `load` reads them again where they are needed."""
@@ -145,15 +152,15 @@ class Captioner:
 
         Args:
             images: any number, of any size and mode; each is resized to the model's square (480 x
-                480 pixels for the published ones) without cropping.
+                480 pixels for the published OFA) without cropping.
 
         Returns:
-            one caption an image, in the order given; texts are without punctuation, as published.
+            one caption an image, in the order given; OFA's without punctuation, as published.
 
         Raises:
             RowFaults: a score is not finite; names the position of the image.
 
-        Source: OFA, arXiv:2202.03052.
+        Source: OFA, arXiv:2202.03052; mPLUG, arXiv:2205.12005.
         """
         net = self._loaded()
         found: list[list[tuple[str, float]]] = []
@@ -162,53 +169,71 @@ class Captioner:
         _check_finite(found)
         return [_caption([Sentence(*sentence) for sentence in sentences]) for sentences in found]
 
-    def _loaded(self) -> "OFACaptions":
+    def _loaded(self) -> "OFACaptions | MPlugCaptions":
         if self._net is None:
-            from operators.models.ofa.captions import OFACaptions
-
             directory = checkpoint.find_again(
                 self.model, self.directory, self.description["weights"]
             )
-            self._net = OFACaptions(directory, self.options, self.precision)
+            self._net = _load(directory, self.options, self.precision)
         return self._net
+
+
+def _load(
+    directory: Path, options: Mapping[str, float], precision: str
+) -> "OFACaptions | MPlugCaptions":
+    if identify(directory).architecture == "mplug":
+        from operators.models.mplug.captions import MPlugCaptions
+
+        return MPlugCaptions(directory, options, precision)
+    from operators.models.ofa.captions import OFACaptions
+
+    return OFACaptions(directory, options, precision)
 
 
 def _resolve(directory: Path, given: Mapping[str, int | None]) -> dict[str, float]:
     """What the directory says, under what was given."""
-    content = expect(directory, "captioner")
-    if content.architecture != "ofa":
-        raise ModelError(
-            f"{directory}: a captioner of the architecture {content.architecture!r}, "
-            "which this version cannot run; it runs 'ofa'"
-        )
+    architecture = expect(directory, "captioner").architecture
     chosen = {option: value for option, value in given.items() if value is not None}
-    return {**Settings.read(directory).search, **chosen}
+    if architecture == "ofa":
+        return {**Settings.read(directory).search, **chosen}
+    config = MPlugConfig.read(directory)
+    published = {
+        "beam_size": config.beam_size,
+        "max_tokens": config.max_length,
+        "min_tokens": min(config.min_length, config.max_length),
+    }
+    return {**published, **chosen}
 
 
 def _check_options(
     name: str, options: Mapping[str, float], precision: str, directory: Path
 ) -> None:
-    positions = OFAConfig.read(directory).positions
+    is_mplug = identify(directory).architecture == "mplug"
     faults = [
         f"{option} is {options[option]!r}, but it must be a whole number of at least {least}"
-        for option, least in (
-            ("beam_size", 1),
-            ("max_tokens", 1),
-            ("min_tokens", 0),
-            ("no_repeat_ngram", 0),
-        )
-        if type(options[option]) is not int or options[option] < least
+        for option, least in LEAST.items()
+        if option in options and (type(options[option]) is not int or options[option] < least)
     ]
-    if not faults and not options["min_tokens"] <= options["max_tokens"] < positions:
+    if is_mplug and "no_repeat_ngram" in options:
+        faults.append("no_repeat_ngram is not an option of mPLUG's search; leave it out")
+    longest = _longest(directory, is_mplug=is_mplug)
+    if not faults and not options["min_tokens"] <= options["max_tokens"] <= longest:
         faults.append(
             f"min_tokens is {options['min_tokens']} and max_tokens {options['max_tokens']}, but "
-            f"min_tokens <= max_tokens <= {positions - 1} must hold"
+            f"min_tokens <= max_tokens <= {longest} must hold"
         )
     if precision not in get_args(Precision):
         choices = ", ".join(map(repr, get_args(Precision)))
         faults.append(f"precision is {precision!r}; it may be {choices}")
     if faults:
         raise ConfigError(f"operator {name!r}: " + "; ".join(faults))
+
+
+def _longest(directory: Path, *, is_mplug: bool) -> int:
+    """How many tokens a sentence may have at most."""
+    if is_mplug:
+        return MPlugConfig.read(directory).max_position_embeddings
+    return OFAConfig.read(directory).positions - 1
 
 
 def _check_finite(found: Sequence[Sequence[tuple[str, float]]]) -> None:

@@ -48,10 +48,17 @@ def _embedder() -> Factory:
     return Embedder
 
 
+def _matcher() -> Factory:
+    from operators.matcher import Matcher
+
+    return Matcher
+
+
 CATALOG: Mapping[str, Callable[[], Factory]] = {
     "captioner": _captioner,
     "entailment": _entailment,
     "embedder": _embedder,
+    "matcher": _matcher,
 }
 
 

@@ -91,6 +91,11 @@ def hypotheses_schema(name: str) -> pa.Schema:
     return pa.schema([(name, HYPOTHESES_TYPE)])
 
 
+def match_schema(name: str) -> pa.Schema:
+    """What a matcher writes: the probability of belonging together, and a cosine beside it."""
+    return pa.schema([(name, pa.float32()), (f"{name}_similarity", pa.float32())])
+
+
 def embedding_schema(name: str) -> pa.Schema:
     """What an embedder writes: vectors of unit length, as plain lists."""
     return pa.schema([(name, pa.list_(pa.float32()))])

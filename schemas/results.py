@@ -30,7 +30,7 @@ class FailedRow(_Answer):
 
 
 class ScoredText(_Answer):
-    """A sentence and the mean log probability of its tokens."""
+    """A sentence and its published score."""
 
     text: str
     score: float
@@ -56,6 +56,19 @@ class JudgedText(_Answer):
     maybe: float
 
 
+class MatchedText(_Answer):
+    """Whether an image and a text belong together: a probability, and a cosine beside it.
+
+    `is_cut` is given, as true, where the text was too long, so that its end was not read.
+    """
+
+    image: str
+    text: str
+    score: float
+    similarity: float
+    is_cut: bool | None = None
+
+
 class EmbeddedImage(_Answer):
     """Where an image lies in the space shared with text; of unit length."""
 
@@ -70,4 +83,4 @@ class EmbeddedText(_Answer):
     embedding: list[float]
 
 
-Result = CaptionedImage | JudgedText | EmbeddedImage | EmbeddedText | FailedRow
+Result = CaptionedImage | JudgedText | MatchedText | EmbeddedImage | EmbeddedText | FailedRow

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from operators.models import checkpoint
+from operators.models.mplug import config as mplug
 from schemas.errors import ModelError
 
 Layout = Literal["modelscope", "huggingface"]
 
-SUPPORTED = ("ofa", "chinese_clip")  # architectures this version computes with
+SUPPORTED = ("ofa", "mplug", "chinese_clip")  # architectures this version computes with
 CLIP_FILES = (
     "vision_model_config.json",
     "text_model_config.json",
@@ -108,6 +109,8 @@ def _by_configuration(path: Path) -> Content:
     model = configuration.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     task = configuration.get("task")
+    if kind == "mplug" and task is None:
+        task = mplug.read_yaml(path.parent / mplug.CONFIG).get("task")  # as the published class
     content = _MODELSCOPE.get((str(kind), str(task)))
     if content is None:
         known = ", ".join(f"{task} of {kind}" for kind, task in _MODELSCOPE)

@@ -15,6 +15,7 @@ from operators.models.checkpoint import read_json
 from schemas.errors import ModelError
 
 CONFIG = "config.yaml"
+LONGEST_MATCHED = 25  # ids of a matched text, [CLS] and [SEP] counted; published code cuts there
 HEAD_WIDTH = 64  # of the image tower; it has clip_vision_width // 64 heads
 HARD_WIRED = {"ViT-B-16": (16, 768)}  # patch and width that ModelScope takes for a clip_name
 HARD_WIRED_ELSE = (14, 1024)
@@ -136,6 +137,27 @@ class MPlugConfig:
         """Whether a fusion layer attends over image and text as one sequence."""
         relative = number - self.fusion_numbers.start
         return relative > 0 and relative % self.stride_layer == 0
+
+
+def read_for_matching(directory: Path) -> MPlugConfig:
+    """Reads a config as `MPlugConfig.read` does, and checks that a matcher can be made of it.
+
+    Raises:
+        ModelError: as there; also where text and image tower are equally wide, or texts may not be
+            long enough.
+    """
+    config = MPlugConfig.read(directory)
+    if not config.has_bridge:
+        raise ModelError(
+            f"{directory}: 'hidden_size' and 'clip_vision_width' are both {config.hidden_size}; a "
+            "matcher needs them to differ, as the published code has no other"
+        )
+    if config.max_position_embeddings < LONGEST_MATCHED:
+        raise ModelError(
+            f"{directory}: 'max_position_embeddings' in the BERT configuration is "
+            f"{config.max_position_embeddings}, but texts have up to {LONGEST_MATCHED} tokens"
+        )
+    return config
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

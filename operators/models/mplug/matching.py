@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from operators.models.mplug.config import MPlugConfig
+from operators.models.mplug.config import LONGEST_MATCHED, read_for_matching
 from operators.models.mplug.reader import Reader, read_words
 from operators.models.mplug.weights import load_matcher
 from operators.models.wordpiece import pad
-from schemas.errors import ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LONGEST = 25  # ids of a text, [CLS] and [SEP] counted; the published preprocessor cuts there
 TEXTS_AT_ONCE = 64  # in the text encoder
 PAIRS_AT_ONCE = {"cpu": 64, "cuda": 1024}  # in the fusion stack
 
@@ -51,24 +49,19 @@ class MPlugMatching:
     """
 
     def __init__(self, directory: Path, precision: str) -> None:
-        config = MPlugConfig.read(directory)
-        if config.max_position_embeddings < LONGEST:
-            raise ModelError(
-                f"{directory}: 'max_position_embeddings' in the BERT configuration is "
-                f"{config.max_position_embeddings}, but texts have up to {LONGEST} tokens"
-            )
+        config = read_for_matching(directory)
         self.words = read_words(directory, config)
         self.reader = Reader(load_matcher(directory, getattr(torch, precision)))
         self.pairs_at_once = PAIRS_AT_ONCE[self.reader.device.type]
 
     def is_cut(self, text: str) -> bool:
         """Whether the end of a text is left unread, being too long."""
-        return len(self.words.encode(text.lower(), limit=LONGEST + 1)) > LONGEST
+        return len(self.words.encode(text.lower(), limit=LONGEST_MATCHED + 1)) > LONGEST_MATCHED
 
     def read(self, texts: Sequence[str]) -> Texts:
         """Reads texts, at least one, for any number of images."""
         net, device = self.reader.net, self.reader.device
-        rows = [self.words.encode(text.lower(), limit=LONGEST) for text in texts]
+        rows = [self.words.encode(text.lower(), limit=LONGEST_MATCHED) for text in texts]
         ids = torch.tensor(pad(rows), device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from operators.models.checkpoint import check_strict, load_state_dict
-from operators.models.mplug.config import MPlugConfig
+from operators.models.mplug.config import MPlugConfig, read_for_matching
 from operators.models.mplug.model import MPlugCaptionNet, MPlugMatchNet
 from schemas.errors import ModelError
 
@@ -66,14 +66,9 @@ def load_matcher(directory: Path, dtype: torch.dtype = torch.float32) -> MPlugMa
     """Does for the matching net what `load_captioner` does.
 
     Raises:
-        ModelError: as there; also where text and image tower are equally wide.
+        ModelError: as there, and what `read_for_matching` refuses.
     """
-    config = MPlugConfig.read(directory)
-    if not config.has_bridge:
-        raise ModelError(
-            f"{directory}: 'hidden_size' and 'clip_vision_width' are both {config.hidden_size}; a "
-            "matcher needs them to differ, as the published code has no other"
-        )
+    config = read_for_matching(directory)
     with torch.device("meta"):
         net = MPlugMatchNet(config)
     return _fill(net, directory, (*UNUSED_BY_MATCHING, *_dead_layers(config)), dtype)

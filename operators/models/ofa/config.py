@@ -1,5 +1,6 @@
 """The sizes of an OFA net, as its directory's `config.json` gives them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,19 +19,10 @@ RESNETS = {  # bottleneck blocks in each of the three stages
 LONGEST = 1024  # tokens that the published net tells the distances of
 STAGES = 3  # of the ResNet
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
-POSITIVE = (
-    "vocab_size",
-    "d_model",
-    "encoder_layers",
-    "encoder_attention_heads",
-    "encoder_ffn_dim",
-    "decoder_layers",
-    "decoder_attention_heads",
-    "decoder_ffn_dim",
-    "max_position_embeddings",
-    "token_bucket_size",
-    "image_bucket_size",
-)
+CHOICES = {"resnet_type": tuple(RESNETS), "activation_function": ACTIVATIONS}
+FRACTIONS = ("dropout", "layerdrop", "drop_path_rate")  # ends of names
+LARGEST = 200_000  # of any size: beyond it no tensor of the net could be held
+DEEPEST = 1_000  # layers, or blocks of a stage
 
 
 @dataclass(frozen=True)
@@ -119,30 +111,50 @@ class OFAConfig:
 
 def _faults(found: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """Everything in a config.json that no net can be built from."""
-    defaults = OFAConfig()
-    get = {**{field.name: getattr(defaults, field.name) for field in fields(defaults)}, **values}
-    faults = []
+    defaults = {field.name: field.default for field in fields(OFAConfig)}
+    faults = [
+        f"{name!r} is {value!r}, not {allowed}"
+        for name, value in values.items()
+        if (allowed := _allowed_instead(name, value, defaults[name]))
+    ]
     if found.get("model_type", "ofa") != "ofa":
         faults.append(f"'model_type' is {found['model_type']!r}, not 'ofa'")
-    for name in POSITIVE:
-        if not isinstance(get[name], int) or get[name] < 1:
-            faults.append(f"{name!r} is {get[name]!r}, not a positive integer")
-    if not faults:
-        for side in ("encoder", "decoder"):
-            heads = get[f"{side}_attention_heads"]
-            if get["d_model"] % heads:
-                faults.append(f"'d_model' {get['d_model']} is no multiple of {heads} {side} heads")
-    blocks = get["resnet_layers"]
-    if blocks is None and get["resnet_type"] not in RESNETS:
-        faults.append(f"'resnet_type' is {get['resnet_type']!r}; it can be {', '.join(RESNETS)}")
-    if blocks is not None and not _is_depths(blocks):
-        faults.append(f"'resnet_layers' is {blocks!r}; it must be {STAGES} whole numbers")
-    if get["activation_function"] not in ACTIVATIONS:
-        faults.append(
-            f"'activation_function' is {get['activation_function']!r}; "
-            f"it can be {', '.join(ACTIVATIONS)}"
-        )
-    if get["use_ofasys"] or not get["use_image_feature"]:
+    return faults or _misfits({**defaults, **values})
+
+
+def _allowed_instead(name: str, value: Any, default: Any) -> str | None:
+    """What a value of `config.json` should be; None when it is that."""
+    if value == default and type(value) is type(default):
+        return None
+    if name == "resnet_layers":
+        return None if _is_depths(value) else f"{STAGES} whole numbers from 1 to {DEEPEST}"
+    if name in CHOICES:
+        return None if value in CHOICES[name] else f"one of {', '.join(CHOICES[name])}"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        least, most = int(not name.endswith("_token_id")), LARGEST
+        most = DEEPEST if name.endswith("_layers") else most
+        is_one = type(value) is int and least <= value <= most
+        return None if is_one else f"a whole number from {least} to {most}"
+    most = 1 if name.endswith(FRACTIONS) else math.inf
+    is_one = type(value) in (int, float) and 0 <= value <= most and math.isfinite(value)
+    return None if is_one else "a number from 0 to 1" if most == 1 else "a number from 0 on"
+
+
+def _misfits(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong only together with other values, or with this version of tagline."""
+    faults = []
+    for side in ("encoder", "decoder"):
+        heads = values[f"{side}_attention_heads"]
+        if values["d_model"] % heads:
+            faults.append(f"'d_model' {values['d_model']} is no multiple of {heads} {side} heads")
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if values[name] >= values["vocab_size"]:
+            faults.append(f"{name!r} is {values[name]}, but 'vocab_size' {values['vocab_size']}")
+    if not values["attn_scale_factor"]:
+        faults.append("'attn_scale_factor' is 0, but scores are divided by it")
+    if values["use_ofasys"] or not values["use_image_feature"]:
         faults.append("nets of OFA-Sys ('use_ofasys') or without images are not supported")
     return faults
 
@@ -151,5 +163,5 @@ def _is_depths(blocks: object) -> bool:
     return (
         isinstance(blocks, tuple)
         and len(blocks) == STAGES
-        and all(type(count) is int and count > 0 for count in blocks)
+        and all(type(count) is int and 1 <= count <= DEEPEST for count in blocks)
     )
