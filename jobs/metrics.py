@@ -19,7 +19,6 @@ Vectors = npt.NDArray[np.floating]
 LONGEST_NGRAM = 4
 RANKS = (1, 5, 10)  # the k of R@k
 CANDIDATES = max(RANKS)  # that a ranking must hold
-LABELS = ("entailment", "neutral", "contradiction")
 LOGIT_SCALE = 100.0  # of zero-shot classification; fixed there, whatever the model learnt
 
 _QUERIES_AT_ONCE = 512  # ranked together, to bound memory

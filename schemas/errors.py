@@ -56,6 +56,12 @@ class TableError(TaglineError):
     exit_code = 2
 
 
+class DatasetError(TaglineError):
+    """Annotations or predictions are not what their format says, or do not fit each other."""
+
+    exit_code = 2
+
+
 class RunError(TaglineError):
     """A run started and could not be finished; what was computed is kept."""
 
