@@ -283,15 +283,21 @@ def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
 def _fetch_from_s3(url: str) -> Path:
     """Copies a directory of the store into the cache, once for each state of its objects."""
     import s3fs
+    from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
     store = s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
     try:
-        entries = store.ls(url.rstrip("/"), detail=True, refresh=True)
-    except (OSError, ValueError, BotoCoreError) as error:
+        return _copied(store, url)
+    except (OSError, ValueError, BotoCoreError, ClientError) as error:
         raise ModelError(
-            f"model {url!r}: cannot be listed ({error}); check the path and the credentials"
+            f"model {url!r}: cannot be fetched ({type(error).__name__}: {error}); check the path, "
+            "the credentials and the store, and run the command again"
         ) from error
+
+
+def _copied(store: Any, url: str) -> Path:
+    entries = store.ls(url.rstrip("/"), detail=True, refresh=True)
     objects = [entry for entry in entries if entry["type"] == "file" and entry["size"]]
     if not objects:
         raise ModelError(f"model {url!r}: no such directory, or it holds no files")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import s3fs
 import torch
+from aiohttp import ClientPayloadError
 from safetensors.torch import save_file
 
 from operators.models import checkpoint
@@ -49,6 +50,30 @@ def test_a_directory_on_s3_is_copied_once_and_again_when_it_changes(tmp_path, s3
     changed = checkpoint.resolve(url)
     assert changed != copy
     assert checkpoint.digest(changed) != checkpoint.digest(copy)
+
+
+@pytest.mark.parametrize("fault", [PermissionError("Forbidden"), ClientPayloadError("cut")])
+def test_a_copy_from_s3_that_breaks_off_is_named_and_begun_anew(
+    tmp_path, s3_bucket, monkeypatch, fault
+):
+    store = s3fs.S3FileSystem(endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    url = f"{s3_bucket}/models/small"
+    store.put(str(small_directory(tmp_path / "small")) + "/", f"{url}/", recursive=True)
+    copy = s3fs.S3FileSystem._get_file
+
+    async def breaks_off(store, remote, local, **options):
+        if remote.endswith(".bin"):
+            raise fault
+        await copy(store, remote, local, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(s3fs.S3FileSystem, "_get_file", breaks_off)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(ModelError, match=rf"models/small': cannot be fetched .*{fault}"):
+            checkpoint.resolve(url)
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert len(checkpoint.file_digests(checkpoint.resolve(url))) == 2
 
 
 def test_a_directory_that_is_not_on_s3_is_named(s3_bucket):

@@ -188,6 +188,21 @@ def test_answers_may_come_in_any_order(tmp_path, checker):
         assert two["entailment_no"] == pytest.approx(one["entailment_no"], abs=1e-6)
 
 
+@pytest.mark.parametrize("prompt", ["{", "{x}", "{0.a}", "{:>99}", "{} {} {}", 5])
+def test_a_prompt_that_cannot_be_filled_in_is_named(tmp_path, prompt):
+    with pytest.raises(ModelError, match=r"configuration\.json: 'prompt' is "):
+        Entailment(directory(tmp_path / "model", prompt=prompt), hypothesis="caption")
+
+
+def test_a_prompt_for_a_premise_asks_for_one(tmp_path):
+    checker = Entailment(directory(tmp_path / "model", prompt="{} {{so}} {}?"), hypothesis="x")
+    image = Image.new("RGB", (8, 8))
+
+    assert checker.judge([image], ["a dog"], premise="a cat")
+    with pytest.raises(ModelError, match=r"'prompt' in configuration\.json is .* asks for a premise"):
+        checker.judge([image], ["a dog"])
+
+
 def test_other_answers_than_yes_no_and_maybe_are_refused(tmp_path):
     folder = directory(tmp_path / "model", answers=["entailment", "contradiction"])
     with pytest.raises(ModelError, match=r"'entailment', 'contradiction', but 'yes'"):

@@ -306,18 +306,27 @@ def test_tied_tensors_that_differ_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("d_model", 0, "'d_model' is 0, not a positive integer"),
+        ("d_model", 0, "'d_model' is 0, not a whole number from 1 to 200000"),
         ("vocab_size", "many", "'vocab_size' is 'many'"),
+        ("vocab_size", 10**12, "'vocab_size' is 1000000000000, not a whole number"),
+        ("encoder_layers", 10**9, "'encoder_layers' is 1000000000, not a whole number from 1 to"),
+        ("dropout", "x", "'dropout' is 'x', not a number from 0 on"),
+        ("dropout", -0.1, "'dropout' is -0.1, not a number from 0 on"),
+        ("decoder_layerdrop", 1.5, "'decoder_layerdrop' is 1.5, not a number from 0 to 1"),
+        ("attn_scale_factor", 0, "'attn_scale_factor' is 0, but scores are divided by it"),
+        ("normformer", "yes", "'normformer' is 'yes', not true or false"),
+        ("resnet_type", ["resnet50"], "not one of resnet18, resnet34"),
+        ("pad_token_id", 100, "'pad_token_id' is 100, but 'vocab_size' 40"),
         ("encoder_attention_heads", 5, "'d_model' 32 is no multiple of 5 encoder heads"),
         ("resnet_layers", [1, 1], "resnet_layers"),
-        ("activation_function", "tanh", "it can be gelu, relu"),
+        ("activation_function", "tanh", "not one of gelu, relu"),
         ("use_ofasys", True, "OFA-Sys"),
         ("model_type", "bart", "not 'ofa'"),
     ],
 )
 def test_a_config_no_net_can_be_built_from_is_explained(tmp_path, key, value, message):
     folder = write(small_net(), tmp_path / "net", **{key: value})
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=rf"config\.json: .*{message}"):
         load(folder)
 
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from operators.models.ofa.encoder import Memory
 from operators.models.ofa.reader import Reader
+from operators.models.ofa.settings import blanks
 from operators.models.ofa.tokenizer import BOS, EOS, pad
+from schemas.errors import ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +53,7 @@ class OFAAnswers:
     """
 
     def __init__(self, directory: Path, precision: str) -> None:
+        self.directory = directory
         self.reader = Reader.load(directory, precision=precision)
         self.answers = self.reader.settings.answers
         encode = self.reader.tokenizer.encode
@@ -85,13 +88,15 @@ class OFAAnswers:
         return max(0, tokens - self.reader.net.config.positions)
 
     def _ask(self, question: Question) -> str:
-        longest, prompt = self.reader.settings.longest_source, self.reader.settings.prompt
-        hypothesis = clean(question.hypothesis, longest)
-        if question.premise is None:
-            return (prompt or QUESTION).format(hypothesis)
-        return (prompt or QUESTION_WITH_PREMISE).format(
-            clean(question.premise, longest), hypothesis
-        )
+        settings = self.reader.settings
+        told = [text for text in (question.premise, question.hypothesis) if text is not None]
+        prompt = settings.prompt or (QUESTION if len(told) == 1 else QUESTION_WITH_PREMISE)
+        if (blanks(prompt) or 0) > len(told):
+            raise ModelError(
+                f"{self.directory}: 'prompt' in configuration.json is {prompt!r}, which asks for a "
+                "premise too; give one (in a job `premise: COLUMN`, in `tagline apply` --text2)"
+            )
+        return prompt.format(*(clean(text, settings.longest_source) for text in told))
 
     def _score(self, features: Tensor, sources: Sequence[Sequence[int]]) -> Tensor:
         """Sums log probabilities along each answer; returns (B, A)."""

@@ -133,13 +133,13 @@ def _allowed_instead(name: str, value: Any, default: Any) -> str | None:
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, int):
-        least, most = int(not name.endswith("_token_id")), LARGEST
-        most = DEEPEST if name.endswith("_layers") else most
+        least = 0 if name.endswith("_token_id") else 1
+        most = DEEPEST if name.endswith("_layers") else LARGEST
         is_one = type(value) is int and least <= value <= most
         return None if is_one else f"a whole number from {least} to {most}"
-    most = 1 if name.endswith(FRACTIONS) else math.inf
-    is_one = type(value) in (int, float) and 0 <= value <= most and math.isfinite(value)
-    return None if is_one else "a number from 0 to 1" if most == 1 else "a number from 0 on"
+    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        return "a number from 0 on"
+    return "a number from 0 to 1" if name.endswith(FRACTIONS) and value > 1 else None
 
 
 def _misfits(values: Mapping[str, Any]) -> list[str]:

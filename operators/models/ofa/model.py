@@ -38,7 +38,7 @@ class OFAModel(nn.Module):
         if not config.exclude_mlp:
             self.mlp_head = nn.Linear(config.d_model, config.mlp_dim)
         if config.temperature_init_value:
-            self.temp = nn.Parameter(torch.tensor(config.temperature_init_value))
+            self.temp = nn.Parameter(torch.tensor(float(config.temperature_init_value)))
         self._initialise()
 
     def forward(self, patch_images: Tensor, input_ids: Tensor, decoder_input_ids: Tensor) -> Tensor:

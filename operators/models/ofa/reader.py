@@ -77,27 +77,31 @@ class Reader:
         """
         at_once = IMAGES_AT_ONCE.get(self.device.type, 4)
         features = [
-            self.net.encode_image_features(self._pixels(images[start : start + at_once]))
+            self.net.encode_image_features(self.pixels(images[start : start + at_once]))
             for start in range(0, len(images), at_once)
         ]
         return torch.cat(features)
 
-    def source(self, text: str) -> list[int]:
-        """Encodes a question, cut to the length that the settings allow."""
-        tokens = self.tokenizer.encode(text, longest=self.settings.longest_source)
-        return [BOS, *tokens, EOS]
+    def pixels(self, images: "Sequence[Image]", *, device: torch.device | None = None) -> Tensor:
+        """Squashes images to the square that the net sees, on a device or where the net is.
 
-    def _pixels(self, images: "Sequence[Image]") -> Tensor:
-        """Shapes: returns (B, 3, image_pixels, image_pixels), normalised."""
+        Shapes: returns (B, 3, image_pixels, image_pixels), normalised.
+        """
         side = self.settings.image_pixels
         squares = [
             np.asarray(image.convert("RGB").resize((side, side), Resampling.BICUBIC))
             for image in images
         ]
-        mean = torch.tensor(self.settings.mean, device=self.device).view(3, 1, 1)
-        deviation = torch.tensor(self.settings.deviation, device=self.device).view(3, 1, 1)
-        pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2)
+        device = device or self.device
+        mean = torch.tensor(self.settings.mean, device=device).view(3, 1, 1)
+        deviation = torch.tensor(self.settings.deviation, device=device).view(3, 1, 1)
+        pixels = torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2)
         return (pixels.float() / 255 - mean) / deviation
+
+    def source(self, text: str) -> list[int]:
+        """Encodes a question, cut to the length that the settings allow."""
+        tokens = self.tokenizer.encode(text, longest=self.settings.longest_source)
+        return [BOS, *tokens, EOS]
 
 
 def _check_grid(settings: Settings, config: OFAConfig, directory: Path) -> None:

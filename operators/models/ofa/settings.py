@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Self
 
 from operators.models.checkpoint import read_json
@@ -76,11 +77,20 @@ class Settings:
         )
 
 
+def blanks(prompt: str) -> int | None:
+    """How many texts a prompt has a place for; None when it is no prompt."""
+    try:
+        fields = [field[1:] for field in Formatter().parse(prompt) if field[1] is not None]
+    except ValueError:
+        return None
+    return len(fields) if len(fields) <= 2 and set(fields) <= {("", "", None)} else None
+
+
 def _faults(model: Mapping[str, Any]) -> list[str]:
     faults = []
     for name in ("patch_image_size", "max_src_length"):
         value = model.get(name, 1)
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             faults.append(f"{name!r} is {value!r}, not a positive integer")
     if model.get("language", "en") != "en":
         faults.append(f"'language' is {model['language']!r}; only 'en' is supported")
@@ -90,6 +100,14 @@ def _faults(model: Mapping[str, Any]) -> list[str]:
     answers = model.get("answer2label")
     if answers is not None and not isinstance(answers, str):
         faults.append(f"'answer2label' is {answers!r}, not the name of a file")
+    prompt = model.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        faults.append(f"'prompt' is {prompt!r}, not text")
+    elif prompt and answers and blanks(prompt) is None:
+        faults.append(
+            f"'prompt' is {prompt!r}; it can hold {{}} for the hypothesis, before it another for "
+            "what is known besides the image, and no other brace that is not doubled"
+        )
     search = model.get("beam_search") or {}
     if not isinstance(search, dict):
         return [*faults, f"'beam_search' is {search!r}, not an object"]
