@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from operators.models import checkpoint, hub
-from operators.models.directory import SUPPORTED, Content, identify
+from operators.models.directory import Content, identify
 from operators.models.hub_clients import parse_id
 from operators.models.published import PUBLISHED
 from schemas.errors import ModelError, TaglineError
@@ -44,7 +44,6 @@ def list_models() -> list[dict[str, Any]]:
     return [
         asdict(model)
         | {
-            "is_supported": model.is_supported,
             "cached": [str(path) for path in _cached(model.id) if _is_complete(path)],
         }
         for model in PUBLISHED
@@ -84,7 +83,7 @@ def verify(model: str | Path) -> dict[str, Any]:
         `faults`: one line each, empty when whole.
 
     Raises:
-        ModelError: there is no such directory, or nothing of it can be checked.
+        ModelError: there is no such directory.
     """
     directory = _find(model)
     checked, faults = [], []
@@ -95,16 +94,10 @@ def verify(model: str | Path) -> dict[str, Any]:
     content = None
     try:
         content = identify(directory)
-        if content.architecture in SUPPORTED:
-            checked.append("tensors")
-            _load(directory, content)
+        checked.append("tensors")
+        _load(directory, content)
     except TaglineError as error:
         faults.append(str(error))
-    if not checked and not faults:
-        raise ModelError(
-            f"{directory}: no digests were recorded, and no operator of this version takes it: "
-            "nothing can be checked"
-        )
     return {
         "directory": str(directory),
         "operator": content.operator if content else None,
@@ -131,8 +124,7 @@ def pull(model: str, *, to: Path | None = None) -> dict[str, Any]:
 def list_command(json_: Json = False) -> None:
     """List the published models: id, task, operator, parameters and size.
 
-    Sizes are of the weights, reckoned in float32. A model marked `coming` has no operator in this
-    version.
+    Sizes are of the weights, reckoned in float32.
     """
     models = list_models()
     if json_:
@@ -140,11 +132,10 @@ def list_command(json_: Json = False) -> None:
         return
     table = Table("id", "task", "operator", "parameters", "size", "cached", "figures", box=None)
     for model in models:
-        operator = model["operator"] + ("" if model["is_supported"] else " (coming)")
         table.add_row(
             model["id"] + (f"@{model['revision']}" if model["revision"] else ""),
             model["task"],
-            operator,
+            model["operator"],
             f"{model['parameters'] / 1e6:,.1f} M",
             f"~{_bytes(model['size_bytes'])}",
             "yes" if model["cached"] else "no",
@@ -163,8 +154,7 @@ def inspect_command(model: Model, json_: Json = False) -> None:
     table = Table(show_header=False, box=None)
     for name in ("directory", "task", "operator", "architecture", "layout"):
         table.add_row(name, str(found[name]))
-    parameters = found["parameters"]
-    table.add_row("parameters", "unknown" if parameters is None else f"{parameters:,}")
+    table.add_row("parameters", f"{found['parameters']:,}")
     table.add_row("sizes", "\n".join(f"{name} {value}" for name, value in found["sizes"].items()))
     table.add_row("files", "\n".join(f"{n} ({_bytes(s)})" for n, s in found["files"].items()))
     table.add_row("digest", found["digest"])
@@ -235,15 +225,13 @@ def _load(directory: Path, content: Content) -> None:
     CATALOG[content.operator]()(directory, **needed).load()
 
 
-def _measure(directory: Path, content: Content) -> tuple[dict[str, Any], int | None]:
-    """The sizes of the net and its parameters; None where this version has no such net."""
+def _measure(directory: Path, content: Content) -> tuple[dict[str, Any], int]:
+    """The sizes of the net, and how many parameters it has."""
     if content.architecture == "chinese_clip":
         return _measure_chinese_clip(directory)
     if content.architecture == "ofa":
         return _measure_ofa(directory)
-    if content.architecture == "mplug":
-        return _measure_mplug(directory, content)
-    return {}, None
+    return _measure_mplug(directory, content)
 
 
 def _measure_chinese_clip(directory: Path) -> tuple[dict[str, Any], int]:

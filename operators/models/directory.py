@@ -14,7 +14,6 @@ from schemas.errors import ModelError
 
 Layout = Literal["modelscope", "huggingface"]
 
-SUPPORTED = ("ofa", "mplug", "chinese_clip")  # architectures this version computes with
 CLIP_FILES = (
     "vision_model_config.json",
     "text_model_config.json",

@@ -6,8 +6,6 @@ reckoned from the tensors in float32, which is how `tagline models list` words t
 
 from dataclasses import dataclass
 
-from operators.models.directory import SUPPORTED
-
 
 @dataclass(frozen=True)
 class PublishedModel:
@@ -34,11 +32,6 @@ class PublishedModel:
     parameters: int
     size_bytes: int
     source: str
-
-    @property
-    def is_supported(self) -> bool:
-        """Whether this version of tagline computes with it."""
-        return self.architecture in SUPPORTED
 
 
 PUBLISHED = (

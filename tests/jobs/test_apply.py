@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.apply import read_options
 from operators.embedder import Embedder
+from operators.matcher import Matcher
 from schemas.errors import ConfigError
-from tests import s3, tiny
+from tests import mplug, s3, tiny
 from tests.command import Command
 
 GOLDEN = tiny.DATA / "golden"
@@ -60,6 +62,26 @@ def test_entailment_answers_image_by_image_and_text_by_text(tagline):
     answer = tagline("apply", "entailment", "--model", model, *flags, "--json", *names)
     found = [(line["image"], line["text"]) for line in answer.lines]
     assert found == [(name, text) for name in names for text in texts]
+
+
+def test_an_unreadable_image_fails_with_each_of_its_texts(tagline):
+    model = tiny.checkpoint("ofa_entailment_mini")
+    texts = ("--text", "a cup", "--text", "two birds")
+    images = ["nowhere.png", IMAGES / "clock.png"]
+    answer = tagline("apply", "entailment", "--model", model, *texts, "--json", *images)
+    assert answer.code == 1
+    assert [line["text"] for line in answer.lines] == ["a cup", "two birds"] * 2
+    codes = [line.get("error", {}).get("code") for line in answer.lines]
+    assert codes == ["missing", "missing", None, None]
+
+
+def test_a_damaged_model_is_told_though_no_image_can_be_read(tagline, tmp_path):
+    model = tiny.checkpoint("ofa_caption_mini", folder=tmp_path / "model")
+    weights = model / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    answer = tagline("apply", "captioner", "--model", model, "--json", "nowhere.png")
+    assert (answer.code, answer.output) == (2, "")
+    assert "pytorch_model.bin: " in answer.errors
 
 
 def test_images_come_before_texts_and_both_are_embedded_as_by_the_operator(tagline):
@@ -172,3 +194,65 @@ def test_settings_are_yaml():
     }
     with pytest.raises(ConfigError, match="not YAML"):
         read_options(["a=[1"])
+
+
+@pytest.fixture(scope="module")
+def matching(tmp_path_factory):
+    return mplug.write(tmp_path_factory.mktemp("models") / "matching", mplug.MATCHING)
+
+
+def test_a_matcher_answers_image_by_image_and_text_by_text(tagline, matching):
+    images = [IMAGES / "clock.png", IMAGES / "coins.png"]
+    texts = ["a cup", "", "Á cat 猫", "a cup"]
+    flags = [part for text in texts for part in ("--text", text)]
+    answer = tagline("apply", "matcher", "--model", matching, *flags, "--json", *images)
+    assert answer.code == 0
+    asked = [(str(image), text) for image in images for text in texts]
+    assert [(line["image"], line["text"]) for line in answer.lines] == asked
+    assert all(set(line) == {"image", "text", "score", "similarity"} for line in answer.lines)
+    pictures = [Image.open(image).convert("RGB") for image in images]
+    expected = [match for row in Matcher(matching).match(pictures, texts) for match in row]
+    for line, match in zip(answer.lines, expected, strict=True):
+        assert line["score"] == pytest.approx(match.score, abs=1e-4)
+        assert line["similarity"] == pytest.approx(match.similarity, abs=1e-4)
+
+
+def test_a_text_whose_end_is_not_read_is_flagged(tagline, matching):
+    texts = ("--text", "cat " * 30, "--text", "cat")
+    answer = tagline(
+        "apply", "matcher", "--model", matching, *texts, IMAGES / "clock.png", "--json"
+    )
+    assert [line.get("is_cut") for line in answer.lines] == [True, None]
+
+
+def test_an_image_that_cannot_be_matched_fails_with_each_of_its_texts(tagline, matching):
+    images = ["nowhere.png", IMAGES / "clock.png"]
+    texts = ("--text", "a", "--text", "b")
+    answer = tagline("apply", "matcher", "--model", matching, *texts, *images, "--json")
+    assert answer.code == 1
+    assert [line["text"] for line in answer.lines] == ["a", "b"] * 2
+    assert answer.lines[0]["error"]["code"] == "missing"
+
+
+def test_many_texts_are_matched_in_portions(tagline, matching, monkeypatch):
+    monkeypatch.setattr("jobs.apply.GROUP_ROWS", 2)
+    texts = ["a", "b", "c", "d", "e"]
+    flags = [part for text in texts for part in ("--text", text)]
+    images = [IMAGES / "clock.png", IMAGES / "coins.png"]
+    answer = tagline("apply", "matcher", "--model", matching, *flags, "--json", *images)
+    assert [line["text"] for line in answer.lines] == texts * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([IMAGES / "clock.png"], "give at least one --text"),
+        (["--text", "a"], "matcher needs at least one image"),
+        (["--text", "a", "--text2", "b", IMAGES / "clock.png"], "takes no --text2"),
+        (["--text", "a", "--set", "text=b", IMAGES / "clock.png"], "'text' is given by --text"),
+    ],
+)
+def test_a_matcher_says_what_it_lacks(tagline, matching, arguments, told):
+    answer = tagline("apply", "matcher", "--model", matching, *arguments)
+    assert answer.code == 2
+    assert told in answer.errors

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from jobs import models
 from operators.models import checkpoint
 from schemas.errors import ModelError
-from tests import hubs, tiny
+from tests import hubs, mplug, tiny
 from tests.command import Command
 
 
@@ -52,7 +52,6 @@ def test_the_five_published_models_are_listed():
     assert all(model["size_bytes"] > 0 and model["source"] for model in listed)
     text = run("list").stdout
     assert all(model["id"] in text for model in listed)
-    assert text.count("(coming)") == sum(not model["is_supported"] for model in listed)
 
 
 def test_what_is_in_the_cache_is_listed_as_such(server):
@@ -171,18 +170,17 @@ def test_inspecting_and_verifying_fetch_nothing():
             command("absent")
 
 
-def test_a_model_of_no_operator_is_verified_by_its_digests_alone(server, tmp_path):
-    configuration = {"task": "image-captioning", "model": {"type": "mplug"}}
-    files = {"configuration.json": json.dumps(configuration).encode(), "pytorch_model.bin": b"x"}
-    server.models = {"damo/mplug": files}
-    models.pull("damo/mplug", to=tmp_path / "fetched")
-    assert models.verify(tmp_path / "fetched")["checked"] == ["digests"]
-    (tmp_path / "own").mkdir()
-    for name, content in files.items():
-        (tmp_path / "own" / name).write_bytes(content)
-    with pytest.raises(ModelError, match="nothing can be checked"):
-        models.verify(tmp_path / "own")
-    assert models.inspect(tmp_path / "own")["parameters"] is None
+@pytest.mark.parametrize("task", [mplug.CAPTIONING, mplug.MATCHING])
+def test_an_mplug_directory_is_inspected_and_verified(tmp_path, task):
+    folder = mplug.write(tmp_path / "model", task)
+    found = models.inspect(folder)
+    assert (found["architecture"], found["task"]) == ("mplug", task)
+    assert found["sizes"]["hidden_size"] == mplug.SMALL.hidden_size
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    assert found["parameters"] == sum(tensor.numel() for tensor in weights.values())
+    assert models.verify(folder)["is_whole"]
+    (folder / "vocab.txt").unlink()
+    assert "no vocabulary" in models.verify(folder)["faults"][0]
 
 
 def test_pulling_prints_nothing_but_json_on_standard_output(server, tagline):

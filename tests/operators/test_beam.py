@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from operators.models.beam import Beam, Hypothesis, search
+from operators.models.beam import Beam, Hypothesis, OpenBeam, search, search_open
 
 BEGIN, PAD, END, A, B, C = range(6)
 SIZE = 6
@@ -186,3 +186,91 @@ def test_a_model_without_numbers_yields_no_hypotheses_and_does_not_harm_its_neig
 
 def test_no_inputs_give_no_results():
     assert search(step, 0, Beam()) == []
+
+
+def open_beam(**given) -> OpenBeam:
+    return OpenBeam(**{"begin": BEGIN, "end": END, "min_tokens": 0, **given})
+
+
+def penalty(tokens: int) -> float:
+    return ((5 + tokens) / 6) ** 0.6
+
+
+def written_out(beam: OpenBeam, table: dict[int, tuple[float, ...]]) -> list[Hypothesis]:
+    """mPLUG's order in lists, as one would do it by hand."""
+    alive, finished = [((), 0.0)], []
+    for length in range(1, beam.max_tokens + 1):
+        grown = []
+        for tokens, total in alive:
+            logits = logits_after((BEGIN, *tokens)[-1], table)
+            scale = math.log(sum(math.exp(logit) for logit in logits))
+            for token, logit in enumerate(logits):
+                is_early = token == END and length <= beam.min_tokens
+                chance = -1e20 if is_early else logit - scale
+                grown.append(((*tokens, token), total + chance))
+        alive = sorted(grown, key=lambda each: -each[1])[: beam.beam_size]
+        is_done = alive[0][0][-1] == END or length == beam.max_tokens
+        finished += [
+            Hypothesis(tokens, total / penalty(length))
+            for tokens, total in alive
+            if is_done or tokens[-1] == END
+        ]
+        if is_done:
+            break
+    return sorted(finished, key=lambda h: -h.score)[: beam.beam_size]
+
+
+AFTER_END = {  # without ties, and with what follows an end
+    BEGIN: (0.07, 0.41, 0.33, 0.19),
+    A: (0.13, 0.23, 0.21, 0.43),
+    B: (0.53, 0.17, 0.16, 0.14),
+    C: (0.37, 0.29, 0.18, 0.16),
+    END: (0.03, 0.83, 0.09, 0.05),
+}
+
+
+def open_step(tokens: Tensor, parents: Tensor | None) -> Tensor:
+    return torch.tensor([logits_after(row[-1], AFTER_END) for row in tokens.tolist()])
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("max_tokens", [1, 2, 4, 6])
+@pytest.mark.parametrize("min_tokens", [0, 2])
+def test_the_open_search_is_the_one_written_out(beam_size, max_tokens, min_tokens):
+    beam = open_beam(beam_size=beam_size, max_tokens=max_tokens, min_tokens=min_tokens)
+    [found] = search_open(open_step, 1, beam)
+    expected = written_out(beam, AFTER_END)
+    assert [h.score for h in found] == pytest.approx([h.score for h in expected], rel=1e-4)
+    assert [h.tokens for h in found] == [h.tokens for h in expected]
+
+
+def test_in_an_open_search_an_ended_hypothesis_goes_on():
+    [found] = search_open(open_step, 1, open_beam(beam_size=4, max_tokens=6, min_tokens=1))
+    assert any(END in h.tokens[:-1] for h in found)
+
+
+def test_an_open_search_ends_when_the_best_of_a_step_ends():
+    [found] = search_open(open_step, 1, open_beam(beam_size=2, max_tokens=9))
+    assert max(len(h.tokens) for h in found) < 9
+    assert found[0].tokens[-1] == END
+
+
+def test_inputs_of_an_open_search_do_not_see_each_other():
+    early, late = {A: (0.91, 0.02, 0.04, 0.03)}, {B: (0.01, 0.05, 0.86, 0.08)}
+    tables = [AFTER_END, AFTER_END | early, AFTER_END | late]
+    beam = open_beam(beam_size=3, max_tokens=6)
+    owners: list[int] = []
+
+    def together(tokens: Tensor, parents: Tensor | None) -> Tensor:
+        owners[:] = [0, 1, 2] if parents is None else [owners[row] for row in parents.tolist()]
+        rows = zip(tokens.tolist(), owners, strict=True)
+        return torch.tensor([logits_after(row[-1], tables[owner]) for row, owner in rows])
+
+    found = search_open(together, 3, beam)
+    for hypotheses, table in zip(found, tables, strict=True):
+        expected = written_out(beam, table)
+        assert [h.tokens for h in hypotheses] == [h.tokens for h in expected]
+
+
+def test_an_open_search_over_nothing_finds_nothing():
+    assert search_open(open_step, 0, open_beam()) == []

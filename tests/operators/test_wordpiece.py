@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from operators.models.wordpiece import WordPiece, pad, read_vocabulary, split_words
+from operators.models.wordpiece import HUGGING_FACE, WordPiece, pad, read_vocabulary, split_words
 from schemas.errors import ModelError
 from tests import tiny
 
@@ -89,3 +89,33 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path: Path, name, content, me
 def test_a_directory_without_a_vocabulary_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"vocab.txt or a tokenizer.json"):
         read_vocabulary(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def english() -> WordPiece:
+    path = tiny.RECIPES / "common" / "bert_base_uncased_vocab.txt"
+    pieces = path.read_text(encoding="utf-8").split()
+    return WordPiece({piece: at for at, piece in enumerate(pieces)}, path, HUGGING_FACE)
+
+
+def test_ids_by_hugging_face_rules_equal_the_published_mplug_preprocessor(english):
+    golden = json.loads((GOLDEN / "mplug_retrieval_tiny.json").read_text())
+    with np.load(GOLDEN / "mplug_retrieval_tiny.npz") as arrays:
+        lengths, expected = arrays["text_mask"].sum(axis=1), arrays["text_ids"]
+    texts = golden["texts"] + golden["edge_texts"]
+    found = [english.encode(text.lower(), limit=25) for text in texts]
+    assert found == [row[:length].tolist() for row, length in zip(expected, lengths, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("private \ue000use", "private use"),  # Google's rules keep it, and the word is [UNK]
+        ("no \u0378such", "no such"),
+        ("half \ud83da", "half a"),
+        ("x" * 101, "[UNK]"),
+    ],
+)
+def test_hugging_face_drops_more_characters_and_gives_up_sooner(english, text, like):
+    expected = [101, 100, 102] if like == "[UNK]" else english.encode(like, limit=25)
+    assert english.encode(text, limit=25) == expected
