@@ -69,8 +69,9 @@ class Request:
 def run(request: Request) -> Iterator[Result]:
     """Answers image by image and, for each image, text by text, in the order given.
 
-    An image that cannot be read or computed gives one `FailedRow` in place of its answers. An
-    embedder gives the images first, then the texts.
+    A `FailedRow` stands in place of each answer that an image, or one of its texts, spoils. An
+    embedder gives the images first, then the texts. The model is loaded before anything is
+    answered.
 
     Raises:
         ConfigError: no such operator or option, or one that needs images or texts and got none; or
@@ -143,17 +144,16 @@ def _judgements(request: Request) -> Iterator[Result]:
 
 def _judged(request: Request, operator: Operator) -> Iterator[Result]:
     """Judges all texts of an image together and, where that fails, each by itself."""
-    alone = _operator(request, hypothesis=TEXT, premise=_premise(request))
+    alone: Operator | None = None
     for result in _answers(request, operator, _judgement):
-        if isinstance(result, FailedRow) and _may_be_one_text(request, result):
+        if not isinstance(result, FailedRow):
+            yield result
+        elif result.error.stage == request.operator and len(request.texts) > 1:
+            alone = alone or _operator(request, hypothesis=TEXT, premise=_premise(request))
             for text in request.texts:
                 yield _judged_alone(request, alone, str(result.image), text)
         else:
-            yield result
-
-
-def _may_be_one_text(request: Request, failed: FailedRow) -> bool:
-    return failed.error.stage == request.operator and len(request.texts) > 1
+            yield from (result.model_copy(update={"text": text}) for text in request.texts)
 
 
 def _judged_alone(request: Request, operator: Operator, image: str, text: str) -> Result:
@@ -193,7 +193,7 @@ def _matched(request: Request, operator: Any) -> Iterator[Result]:
                     for text, row in zip(texts, some, strict=True)
                 ]
         for results in found:
-            yield from _as_one(results)
+            yield from results
 
 
 def _matched_rows(
@@ -217,15 +217,6 @@ def _match(operator: Any, image: str, text: str, row: Mapping[str, Any]) -> Resu
         similarity=row["matcher_similarity"],
         is_cut=operator.is_cut(text) or None,
     )
-
-
-def _as_one(results: Sequence[Result]) -> Sequence[Result]:
-    """One row in place of the answers of an image that is itself to blame."""
-    first = results[0]
-    errors = [result.error if isinstance(result, FailedRow) else None for result in results]
-    if isinstance(first, FailedRow) and all(error == first.error for error in errors):
-        return [FailedRow(image=first.image, error=first.error)]
-    return results
 
 
 def _embeddings(request: Request) -> Iterator[Result]:
@@ -299,7 +290,7 @@ def _rows(
 
 
 def _operator(request: Request, **given: Any) -> Any:
-    """Builds the operator; what `GIVEN_BY` names may not be set as well."""
+    """Builds the operator and reads its weights; what `GIVEN_BY` names may not be set as well."""
     given = {name: value for name, value in given.items() if value is not None}
     entry = {**request.options, **given, "use": request.operator, "model": request.model}
     faults = [
@@ -311,7 +302,9 @@ def _operator(request: Request, **given: Any) -> Any:
     if faults:
         raise ConfigError("\n".join(faults))
     build = CATALOG[request.operator]()
-    return build(request.model, name=request.operator, **request.options, **given)
+    operator = build(request.model, name=request.operator, **request.options, **given)
+    operator.load()
+    return operator
 
 
 def _premise(request: Request) -> str | None:

@@ -22,7 +22,7 @@ class RowError(_Answer):
 
 
 class FailedRow(_Answer):
-    """A row with an error; `text` is given where the image alone is not to blame."""
+    """An answer that could not be had, of the image and text that it would have been about."""
 
     image: str | None = None
     text: str | None = None
