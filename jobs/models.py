@@ -83,7 +83,7 @@ def verify(model: str | Path) -> dict[str, Any]:
         `faults`: one line each, empty when whole.
 
     Raises:
-        ModelError: there is no such directory.
+        ModelError: there is no such directory, or it holds no model of a known kind.
     """
     directory = _find(model)
     checked, faults = [], []
@@ -97,6 +97,8 @@ def verify(model: str | Path) -> dict[str, Any]:
         checked.append("tensors")
         _load(directory, content)
     except TaglineError as error:
+        if not record and content is None:
+            raise
         faults.append(str(error))
     return {
         "directory": str(directory),
@@ -165,7 +167,11 @@ def inspect_command(model: Model, json_: Json = False) -> None:
 
 @app.command("verify")
 def verify_command(model: Model, json_: Json = False) -> None:
-    """Check a directory's recorded digests and load it strictly; exit 1 when it is damaged."""
+    """Check a directory's recorded digests and load it strictly.
+
+    Exit 1 when it is damaged, 2 when it holds no model that tagline knows. JSON: `{"directory",
+    "operator","checked","is_whole","faults"}`.
+    """
     found = verify(model)
     if json_:
         _print_json(found)

@@ -70,8 +70,13 @@ def identify(directory: Path) -> Content:
     path = directory / "config.json"
     if path.is_file():
         kind = checkpoint.read_json(path).get("model_type")
-        if kind in _HUGGINGFACE:
-            return _HUGGINGFACE[kind]
+        if str(kind) in _HUGGINGFACE:
+            return _HUGGINGFACE[str(kind)]
+        if str(kind) in {published for published, _ in _MODELSCOPE}:
+            raise ModelError(
+                f"{directory}: config.json is of a {kind!r} model, but the configuration.json "
+                "that belongs beside it, and tells its task, is missing; fetch the model again"
+            )
         raise ModelError(
             f"{path}: model_type is {kind!r}; a Hugging Face directory may be of "
             f"{', '.join(_HUGGINGFACE)}, and a ModelScope directory has a configuration.json, "

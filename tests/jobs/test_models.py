@@ -197,6 +197,9 @@ def test_exit_codes_tell_damage_from_wrong_use(tagline, tmp_path, server):
     (directory / "pytorch_model.bin").write_bytes(b"")
     assert tagline("models", "verify", directory).code == 1
     assert tagline("models", "verify", tmp_path / "absent").code == 2
+    answer = tagline("models", "verify", tmp_path, "--json")
+    assert (answer.code, answer.output) == (2, "")
+    assert "no model: neither configuration.json" in answer.errors
     assert tagline("models", "inspect").code == 2
     answer = tagline("models", "pull", "damo/absent")
     assert answer.code == 2
