@@ -76,7 +76,10 @@ def main(verb: Sequence[str] = ()) -> None:
 @app.command(no_args_is_help=True)
 def apply(
     operator: Annotated[
-        str, typer.Argument(help="`captioner`, `entailment` or `embedder`.", show_default=False)
+        str,
+        typer.Argument(
+            help="`captioner`, `entailment`, `embedder` or `matcher`.", show_default=False
+        ),
     ],
     images: Annotated[
         list[str] | None,
@@ -122,8 +125,9 @@ def apply(
     - matcher: `{"image","text","score","similarity"}`, and `"is_cut": true` where the text is too
       long for the model and its end was not read
     - embedder: `{"image","embedding"}` or `{"text","embedding"}`
-    - a failed row: `{"image","error":{"stage","code","message","transient","attempts"}}`; the
-      others go on, and the exit code is 1.
+    - a failed row, one for each answer that cannot be had, with `"text"` where that would have it:
+      `{"image","error":{"stage","code","message","transient","attempts"}}`; the others go on, and
+      the exit code is 1.
     """
     from jobs import apply as job
     from schemas.results import FailedRow
