@@ -246,6 +246,15 @@ def to_modelscope(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def published_name(name: str) -> str:
+    """ModelScope's name of a tensor that transformers calls `name`."""
+    split = _SPLIT.fullmatch(name)
+    if split:
+        return f"{_replaced(f'{split[1]}.', forwards=False)}attn.in_proj_{split[3]}"
+    turned = {theirs: published for published, theirs in _TRANSPOSED.items()}
+    return turned.get(name) or _replaced(name, forwards=False)
+
+
 def _replaced(name: str, *, forwards: bool) -> str:
     for published, theirs in _RENAMED:
         name = name.replace(published, theirs) if forwards else name.replace(theirs, published)
@@ -314,6 +323,8 @@ def _translated(sizes: Mapping[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": sizes["text_max_position_embeddings"],
         "type_vocab_size": sizes["text_type_vocab_size"],
         "hidden_act": sizes.get("text_hidden_act", "gelu"),
+        "hidden_dropout_prob": sizes.get("text_hidden_dropout_prob", 0.1),
+        "attention_probs_dropout_prob": sizes.get("text_attention_probs_dropout_prob", 0.1),
         "layer_norm_eps": 1e-12,
         "pad_token_id": 0,
     }

@@ -57,7 +57,7 @@ def assert_close(found, expected, tolerance=TOLERANCE):
 @pytest.mark.parametrize("recipe", CAPTIONERS + MATCHERS)
 def test_pixels_are_the_published_ones(recipe):
     stride = golden(recipe)["pixel_stride"]
-    pixels = reader(recipe)._pixels(photographs(recipe))
+    pixels = reader(recipe).pixels(photographs(recipe))
     assert_close(pixels[:, :, ::stride, ::stride], arrays(recipe)["pixel_sample"], 1e-5)
 
 

@@ -48,10 +48,10 @@ class Reader(Generic[Net]):
 
     def see(self, images: "Sequence[Image]") -> Tensor:
         """Computes the states of images. Shapes: returns (B, N, D)."""
-        states: Tensor = self.net.see(self._pixels(images))
+        states: Tensor = self.net.see(self.pixels(images))
         return states
 
-    def _pixels(self, images: "Sequence[Image]") -> Tensor:
+    def pixels(self, images: "Sequence[Image]") -> Tensor:
         """Shapes: returns (B, 3, image_res, image_res), normalised."""
         side = self.net.config.image_res
         squares = [
