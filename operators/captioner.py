@@ -20,6 +20,7 @@ from operators.models.directory import expect, identify
 from operators.models.mplug.config import MPlugConfig
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.settings import Settings
+from operators.rerank import Reranker
 from schemas.enriched import IMAGE_ENCODED, caption_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
 
@@ -49,7 +50,10 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Caption:
-    """The best sentence, and all that the search finished: best first, the best one included."""
+    """The chosen sentence, and all that the search finished: the search's best first.
+
+    The chosen one is the first of them unless the captioner reranks; it is always among them.
+    """
 
     text: str
     score: float
@@ -71,6 +75,10 @@ class Captioner:
         no_repeat_ngram: how many tokens in a row never occur twice in a sentence; 0 allows all.
             For these four, None takes what the directory says. mPLUG's search has no
             no_repeat_ngram, and counts a sentence's end among its tokens.
+        rerank: chooses among the alternatives by looking at the image again, as
+            `operators.rerank.Reranker` says: `{matcher: {model: DIR, weight: 1.0}, embedder:
+            {model: DIR, weight: 0.5}}`. The score stays that of the search, and alternatives keep
+            its order.
 
     Raises:
         ConfigError: an option has no such value.
@@ -88,6 +96,7 @@ class Captioner:
         max_tokens: int | None = None,
         min_tokens: int | None = None,
         no_repeat_ngram: int | None = None,
+        rerank: Mapping[str, Any] | None = None,
     ) -> None:
         given = {
             "beam_size": beam_size,
@@ -99,16 +108,18 @@ class Captioner:
         self.directory = checkpoint.resolve(model)
         self.options = _resolve(self.directory, given)
         _check_options(name, self.options, precision, self.directory)
+        self.reranker = None if rerank is None else Reranker(rerank, name=name)
         self.name = name
         self.precision = precision
         self.reads = (IMAGE_ENCODED,)
         self.writes = caption_schema(name)
         self.batch_rows = BATCH_ROWS
+        judges = {"rerank": self.reranker.description} if self.reranker else {}
         self.description: Mapping[str, Any] = {
             "operator": "captioner",
             "code": CODE_VERSION,
             "weights": checkpoint.digest(self.directory),
-            "options": dict(self.options),
+            "options": {**self.options, **judges},
             "precision": precision,
             "upstream": dict(upstream_keys or {}),
         }
@@ -126,6 +137,8 @@ class Captioner:
             ModelError: the weights are damaged, or are not those the configuration describes.
         """
         self._loaded()
+        if self.reranker:
+            self.reranker.load()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Captions the image of every row.
@@ -167,7 +180,10 @@ class Captioner:
         for start in range(0, len(images), self.batch_rows):
             found += net.describe(images[start : start + self.batch_rows])
         _check_finite(found)
-        return [_caption([Sentence(*sentence) for sentence in sentences]) for sentences in found]
+        chosen = [0] * len(found)
+        if self.reranker:
+            chosen = self.reranker.choose(images, [[text for text, _ in some] for some in found])
+        return [_caption(some, best) for some, best in zip(found, chosen, strict=True)]
 
     def _loaded(self) -> "OFACaptions | MPlugCaptions":
         if self._net is None:
@@ -247,6 +263,7 @@ def _check_finite(found: Sequence[Sequence[tuple[str, float]]]) -> None:
         raise RowFaults(faults)
 
 
-def _caption(sentences: Sequence[Sentence]) -> Caption:
-    best = sentences[0]
-    return Caption(text=best.text, score=best.score, alternatives=tuple(sentences))
+def _caption(found: Sequence[tuple[str, float]], chosen: int) -> Caption:
+    sentences = tuple(Sentence(*sentence) for sentence in found)
+    best = sentences[chosen]
+    return Caption(text=best.text, score=best.score, alternatives=sentences)
