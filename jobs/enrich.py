@@ -15,7 +15,7 @@ from jobs.cluster import cluster_address, connected, local_capacity
 from jobs.commit import commit
 from jobs.limits import ErrorLimit
 from jobs.parts import PartReport, read_reports
-from jobs.plan import Selection, open_manifest, plan
+from jobs.plan import Selection, open_manifest, plan, policy_of
 from jobs.portions import Portions
 from jobs.progress import Progress
 from jobs.records import record_rate
@@ -26,7 +26,6 @@ from jobs.summary import Summary, total
 from operators.base import Operator
 from operators.catalog import CATALOG, Factory, build_operators
 from operators.fetcher import Fetcher
-from operators.policy import Policy
 from schemas.config import JobConfig
 from schemas.manifest_files import STORE_ERRORS
 
@@ -174,7 +173,13 @@ class _Run:
         self.work = Work(
             plan=replace(planned, shards=(), replaced=()),
             operators=tuple(operators),
-            fetcher=_fetcher(config, operators),
+            fetcher=Fetcher(
+                operators,
+                policy_of(config),
+                retired=planned.retired,
+                image_bytes=int(config.limits.image_bytes),
+                pixel_limit=config.limits.image_pixels,
+            ),
             batches={n: pool.batch for n, pool in config.resources.pools.items() if pool.batch},
             rounds=rounds,
         )
@@ -200,22 +205,6 @@ class _Run:
                 yield from run_suspects(
                     self.work, list(suspects.values()), allotments, to_compute=self.to_compute
                 )
-
-
-def _fetcher(config: JobConfig, operators: Sequence[Operator]) -> Fetcher:
-    allow = config.allow
-    policy = Policy(
-        manifest=config.manifest.path,
-        buckets=allow.buckets,
-        roots=allow.roots,
-        hosts=allow.hosts,
-    )
-    return Fetcher(
-        operators,
-        policy,
-        image_bytes=int(config.limits.image_bytes),
-        pixel_limit=config.limits.image_pixels,
-    )
 
 
 def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:

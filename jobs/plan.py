@@ -174,6 +174,7 @@ def _decided(
         cost=None,
         remaining=remaining,
         schema=schema,
+        retired=comparison.retired,
         replaced=tuple(file.path for file in replaced),
     )
 

@@ -115,6 +115,7 @@ class Plan:
         cost: in the currency of `resources.cost_per_hour`; None when that is not given.
         remaining: due rows left for the next round, for plans above `ROUND_ROWS`.
         schema: of every part, exactly: names, order and types; see `part_schema`.
+        retired: key columns of operators that the config no longer has.
         shards: in order.
         replaced: data files the commit removes, relative to the table; every row of theirs that
             stays is in some shard.
@@ -132,6 +133,7 @@ class Plan:
     cost: float | None
     remaining: int
     schema: pa.Schema
+    retired: tuple[str, ...] = ()
     shards: tuple[Shard, ...] = ()
     replaced: tuple[str, ...] = ()
 
@@ -233,6 +235,7 @@ def read_plan(table: str, plan_id: str) -> Plan | None:
         counts=Counts(**document.pop("counts")),
         computed={name: OperatorCounts(**c) for name, c in document.pop("computed").items()},
         replaced=tuple(document.pop("replaced")),
+        retired=tuple(document.pop("retired", ())),
         **{**document, "table": table},
     )
 

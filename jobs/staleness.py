@@ -341,11 +341,12 @@ def _retired(
 ) -> tuple[str, ...]:
     """The key columns in a table of operators that are no longer there."""
     known = {*manifest.schema.names, *(key_column(op.name) for op in operators)}
-    names = table.schema.names if table else []
+    there = table.schema if table else pa.schema([])
     return tuple(
-        column
-        for column in names
-        if column.endswith("_key") and column not in known and column[: -len("_key")] in names
+        field.name
+        for field in there
+        if field.name.endswith("_key") and pa.types.is_string(field.type)
+        if field.name not in known and field.name.removesuffix("_key") in there.names
     )
 
 

@@ -60,6 +60,7 @@ OUTAGE_SECONDS = 30.0  # a store that stayed away is then tried only once an ima
 READING_BYTES = 128_000_000  # of files being read and checked, all threads together
 TRAVELLING_BYTES = 256_000_000  # of encoded images that leave with a shard
 DECODING_BYTES = 64_000_000  # of pixels while images are checked, all threads together
+KEY_PATTERN = "^[0-9a-f]{16}$"  # of `operators.base.fingerprint`: no other text is voided
 
 
 Answer = TypeVar("Answer")
@@ -94,6 +95,8 @@ class Fetcher:
     Args:
         operators: the chain, in order; those that read the image decide which rows are fetched.
         policy: where images may come from.
+        retired: key columns of operators that are no longer in the chain; they are voided with
+            those of the chain, lest a value of other bytes is taken for good when one comes back.
         image_bytes: the largest file that is read, `limits.image_bytes`.
         pixel_limit: the largest image that is decoded, `limits.image_pixels`.
         threads: files read at once.
@@ -111,6 +114,7 @@ class Fetcher:
         operators: Sequence[Operator],
         policy: Policy,
         *,
+        retired: Sequence[str] = (),
         image_bytes: int = 50_000_000,
         pixel_limit: int = PIXEL_LIMIT,
         threads: int = THREADS,
@@ -129,6 +133,7 @@ class Fetcher:
             if IMAGE_ENCODED in operator.reads
         }
         self.dependent_keys = dependent_keys(operators)
+        self.retired = tuple(retired)
         networks = [ipaddress.ip_network(network) for network in exempt]
         self._sources: dict[str, Source] = {
             "file": LocalFiles(),
@@ -309,6 +314,9 @@ class Fetcher:
         has_failed[list(failures)] = True
         table = nulled(table, made.column_names, has_failed)
         table = nulled(table, self.dependent_keys, is_other)
+        for name in self.retired:
+            is_key = pc.match_substring_regex(table[name], KEY_PATTERN)
+            table = nulled(table, [name], is_other & pc.fill_null(is_key, False).to_numpy())
         return stamped(with_errors(table, failures), np.array(sorted(failures), np.int64))
 
 

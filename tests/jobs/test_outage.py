@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import enrich, storage
-from jobs.plan import Selection, plan
+from jobs.plan import Selection, plan, policy_of
 from jobs.stages import Work, close_shard, open_shard, run_stage
 from operators.catalog import build_operators
 from operators.fetcher import Fetcher
@@ -98,7 +98,8 @@ def test_what_stays_away_is_judged_among_all_rows_and_ends(tmp_path, monkeypatch
     operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
     actors = enrich.actors_expected(config, operators, None)
     planned = plan(config, operators, actors=actors)
-    work = Work(planned, tuple(operators), enrich._fetcher(config, operators))
+    fetcher = Fetcher(operators, policy_of(config))
+    work = Work(planned, tuple(operators), fetcher)
     state = open_shard(work, planned.shards[0])
     for name in work.stages:
         state = run_stage(work, name, state)

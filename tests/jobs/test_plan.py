@@ -5,7 +5,7 @@ from PIL import Image
 from jobs import storage
 from jobs.commit import commit
 from jobs.plan import Selection, policy_of
-from jobs.shards import read_shard
+from jobs.shards import read_plan, read_shard
 from operators.fetcher import Fetcher
 from schemas.errors import ConfigError, TableError
 from tests import plain_run as job
@@ -444,6 +444,15 @@ def test_an_operator_that_comes_back_does_not_take_old_values_for_good(enrich, r
 
     assert ledger.computed == {"digest": 1, "upper": 0}
     assert table[3]["digest"] == table[4]["digest"]
+
+
+def test_a_run_knows_the_operators_that_are_gone(enrich, rows):
+    enrich(rows)
+
+    made, _, _ = enrich([*rows[:3], {**rows[3], "title": "other"}], UPPER)
+
+    assert made.retired == ("digest_key",)
+    assert read_plan(made.table, made.id).retired == ("digest_key",)
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])

@@ -156,6 +156,21 @@ def test_other_bytes_under_a_uri_null_the_keys_of_all_that_came_from_them(folder
     assert result["e_key"].to_pylist() == ["old", None]
 
 
+def test_other_bytes_null_the_keys_of_operators_that_are_gone_too(folder):
+    table = shard(
+        "0.png",
+        "1.png",
+        image_sha256=["of other bytes", "of other bytes"],
+        gone=["old", "old"],
+        gone_key=["0123456789abcdef", "no key of ours"],
+    )
+
+    result = local(folder, retired=["gone_key"])(table)
+
+    assert result["gone_key"].to_pylist() == [None, "no key of ours"]
+    assert result["gone"].to_pylist() == ["old", "old"]
+
+
 def test_an_etag_tells_whether_an_image_changed_without_reading_it(folder):
     fetcher = local(folder)
     paths = counted(fetcher)
