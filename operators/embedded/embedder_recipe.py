@@ -6,7 +6,6 @@ layout.
 """
 
 import json
-import re
 from pathlib import Path
 from random import Random
 
@@ -32,6 +31,7 @@ from operators.embedded.kinds import (
     THING_STATES,
 )
 from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
+from operators.models.chinese_clip import to_modelscope
 from operators.training import DenseHeads, contrastive_loss, cosine_rate
 
 VISION = {
@@ -163,7 +163,7 @@ class EmbedderRecipe:
     def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
         """Writes a directory in ModelScope's layout, the weights as float16; returns it."""
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = published_tensors(as_clip(model["model"]))
+        tensors = to_modelscope(as_clip(model["model"]).state_dict())
         halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
         save_file(halves, directory / "model.safetensors", metadata={"format": "pt"})
         write_json(directory / "vision_model_config.json", VISION)
@@ -246,47 +246,6 @@ def pixels_of(scenes: list[Scene]) -> Tensor:
     images = [np.asarray(draw(scene).resize(size, Image.Resampling.BICUBIC)) for scene in scenes]
     pixels = (np.stack(images).astype(np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-
-
-def published_tensors(model: ChineseCLIPModel) -> dict[str, Tensor]:
-    """Renames transformers' tensors to ModelScope's; queries, keys and values become one matrix."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    published = {}
-    for name, tensor in state.items():
-        if re.search(r"self_attn\.[kv]_proj", name) or name.endswith(
-            ("position_ids", "token_type_ids")
-        ):
-            continue
-        if "self_attn.q_proj" in name and name.startswith("vision"):
-            tensor = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-        if name in ("text_projection.weight", "visual_projection.weight"):
-            tensor = tensor.T
-        published[rename(name)] = tensor
-    return published
-
-
-def rename(name: str) -> str:
-    """Gives ModelScope's name of a tensor of transformers'."""
-    pairs = (
-        (r"^text_model\.", "bert."),
-        (r"^text_projection\.weight", "text_projection"),
-        (r"^visual_projection\.weight", "visual.proj"),
-        (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
-        (r"^vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
-        (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
-        (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),  # sic
-        (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
-        (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
-        (r"\.layer_norm(\d)\.", r".ln_\1."),
-        (r"\.self_attn\.q_proj\.", ".attn.in_proj_"),
-        (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
-        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
-        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
-    )
-    for pattern, replacement in pairs:
-        if not name.startswith("bert."):
-            name = re.sub(pattern, replacement, name)
-    return name
 
 
 def write_json(path: Path, value: object) -> None:
