@@ -6,6 +6,7 @@ layout.
 """
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
