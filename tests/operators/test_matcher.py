@@ -202,9 +202,9 @@ def test_sixteen_texts_on_one_image_cost_at_most_three_times_one():
     def seconds(some):
         took = []
         for _ in range(5):
-            begin = time.perf_counter()
+            begin = time.process_time()
             matcher.match(image, some)
-            took.append(time.perf_counter() - begin)
+            took.append(time.process_time() - begin)
         return min(took)
 
     matcher.match(image, texts)

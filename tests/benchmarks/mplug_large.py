@@ -1,0 +1,196 @@
+"""Measures mPLUG at its published size: `python -m tests.benchmarks.mplug_large`.
+
+Every tensor of the published files is written with random values in ModelScope's layout, momentum
+copies and queues included (3 and 5 GB in a temporary folder, gone afterwards), loaded strictly and
+run on one image. Needs 6 GB of memory and some minutes. Each figure is of a process of its own:
+
+- captioning, float32: peak memory (< 3.5 GB), operations counted for one caption of 25 tokens at
+  beam 5 (<= 0.5 TFLOP; ModelScope's is 2.9), processor seconds;
+- matching, float32: peak memory (< 3.5 GB), processor seconds for 1 and for 16 texts on an image
+  (<= 3 x);
+- both in bfloat16: peak memory of loading (< 1.75 GB); few CPUs compute in it, so nothing is run.
+
+Prints one JSON object; the exit code is 1 where a figure is missed.
+"""
+
+import argparse
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from operators.captioner import Captioner
+from operators.matcher import Matcher
+from tests import tiny
+
+LAYOUT = tiny.DATA / "mplug_large_tensors.txt"
+VOCABULARY = tiny.RECIPES / "common" / "bert_base_uncased_vocab.txt"
+TASKS = {"caption": "image-captioning", "retrieval": "image-text-retrieval"}
+COPIED = ("visual_encoder", "text_encoder", "fusion_encoder", "vision_proj", "text_proj")
+SETTINGS = {  # of config.yaml; the authors' sizes, and a caption of exactly 25 tokens
+    "bert_config": "config_bert.json",
+    "image_res": 336,
+    "clip_name": "ViT-L-14",
+    "vision_width": 1024,
+    "beam_size": 5,
+    "min_length": 25,
+    "max_length": 25,
+}
+BERT = {"text_encoder_layers": 6, "fusion_layers": 6, "text_decode_layers": 12, "stride_layer": 6}
+MAX_BYTES = 3.5e9
+MAX_FLOPS = 0.5e12
+MAX_RATIO = 3.0
+
+
+def tensors(task: str) -> Iterator[tuple[str, list[int]]]:
+    """Names and shapes of a published file, momentum copies included."""
+    is_wanted = False
+    for line in LAYOUT.read_text().splitlines():
+        if line.startswith("#"):
+            is_wanted = f"mplug_{task}_large" in line
+        elif is_wanted:
+            name, shape, last = re.fullmatch(
+                r"(\S+)\s+(\[.*?\])(?: int64)?(?:\s+i=0\.\.(\d+))?", line
+            ).groups()  # type: ignore[union-attr]
+            for number in range(int(last or 0) + 1):
+                whole = name.replace("{i}", str(number))
+                yield whole, json.loads(shape)
+                head, _, rest = whole.partition(".")
+                if task == "retrieval" and (head in COPIED or head.startswith("visn_")):
+                    yield f"{head}_m.{rest}", json.loads(shape)
+
+
+def write(task: str, folder: Path) -> None:
+    """Writes a directory of the published size."""
+    torch.manual_seed(0)
+    state: dict[str, Tensor] = {}
+    for name, shape in tensors(task):
+        is_norm = name.lower().endswith(("norm.weight", "ln_1.weight", "ln_2.weight"))
+        state[name] = torch.empty(shape).uniform_(-0.03, 0.03).add_(1.0 if is_norm else 0.0)
+    twin = "text_decoder.cls.predictions.decoder"
+    if task == "caption":
+        state[f"{twin}.weight"] = state["text_decoder.bert.embeddings.word_embeddings.weight"]
+        state[f"{twin}.bias"] = state["text_decoder.cls.predictions.bias"]
+    torch.save(
+        {"model": {"module": state}} if task == "caption" else {"module": state},
+        folder / "pytorch_model.bin",
+    )
+    shutil.copy(VOCABULARY, folder / "vocab.txt")
+    (folder / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "task": TASKS[task]}))
+    (folder / "config_bert.json").write_text(json.dumps(BERT))
+    configuration = {"framework": "pytorch", "task": TASKS[task], "model": {"type": "mplug"}}
+    (folder / "configuration.json").write_text(json.dumps(configuration))
+
+
+def caption(folder: Path) -> dict[str, float]:
+    """Captions one image."""
+    captioner = Captioner(folder)
+    captioner.load()
+    loaded = peak_bytes()
+    begin = time.process_time()
+    captioner.caption([photograph()])
+    seconds = time.process_time() - begin
+    peak = peak_bytes()
+    with FlopCounterMode(display=False) as counter:
+        captioner.caption([photograph()])
+    return {
+        "loaded_bytes": loaded,
+        "peak_bytes": peak,
+        "seconds": round(seconds, 2),
+        "flops": counter.get_total_flops(),
+    }
+
+
+def retrieval(folder: Path) -> dict[str, float]:
+    """Matches one image with one text and with sixteen."""
+    matcher = Matcher(folder)
+    matcher.load()
+    loaded = peak_bytes()
+    texts = [f"a cup of coffee on saucer number {number}" for number in range(16)]
+    took: dict[int, float] = {}
+    for count in (1, 16, 1, 16):
+        begin = time.process_time()
+        matcher.match([photograph()], texts[:count])
+        seconds = time.process_time() - begin
+        took[count] = min(seconds, took.get(count, seconds))
+    return {
+        "loaded_bytes": loaded,
+        "peak_bytes": peak_bytes(),
+        "seconds_1_text": round(took[1], 2),
+        "seconds_16_texts": round(took[16], 2),
+        "ratio": round(took[16] / took[1], 2),
+    }
+
+
+def halved(folder: Path) -> dict[str, float]:
+    """Loads in bfloat16."""
+    operator = Captioner if "caption" in folder.name else Matcher
+    operator(folder, precision="bfloat16").load()
+    return {"loaded_bytes": peak_bytes()}
+
+
+def photograph() -> Image.Image:
+    """Opens one picture."""
+    return Image.open(tiny.photographs()[0])
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+STEPS = {"caption": caption, "retrieval": retrieval, "halved": halved}
+
+
+def in_a_process_of_its_own(step: str, folder: Path) -> dict[str, float]:
+    """Runs a step of this module and reads what it prints."""
+    command = [sys.executable, "-m", "tests.benchmarks.mplug_large", step, str(folder)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(printed) if printed.strip() else {}
+    return found
+
+
+def main() -> int:
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", nargs="?", choices=[*STEPS, "write"])
+    parser.add_argument("folder", nargs="?", type=Path)
+    given = parser.parse_args()
+    if given.step == "write":
+        write(given.folder.name, given.folder)
+        return 0
+    if given.step:
+        print(json.dumps(STEPS[given.step](given.folder)))
+        return 0
+    figures: dict[str, dict[str, float]] = {}
+    for task in TASKS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / task
+            folder.mkdir()
+            in_a_process_of_its_own("write", folder)
+            figures[task] = in_a_process_of_its_own(task, folder)
+            figures[f"{task}_halved"] = in_a_process_of_its_own("halved", folder)
+    print(json.dumps(figures, indent=2))
+    is_met = (
+        all(figures[task]["peak_bytes"] < MAX_BYTES for task in TASKS)
+        and all(figures[f"{task}_halved"]["loaded_bytes"] < MAX_BYTES / 2 for task in TASKS)
+        and figures["caption"]["flops"] <= MAX_FLOPS
+        and figures["retrieval"]["ratio"] <= MAX_RATIO
+    )
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
