@@ -161,7 +161,11 @@ def _stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
 
 
 def _told_by_json(kind: pa.DataType) -> pa.DataType:
-    """JSON knows no times: what looks like one is text."""
+    """JSON knows no times: what looks like one is text, also inside of structs and lists."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_told_by_json(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_told_by_json(kind.value_type))
     return pa.string() if pa.types.is_timestamp(kind) or pa.types.is_null(kind) else kind
 
 

@@ -122,9 +122,11 @@ def test_types_become_those_every_delta_reader_knows(tmp_path):
 
 
 def test_text_that_looks_like_a_time_stays_text_in_jsonl(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"image_id": "2024-01-01", "uri": "x"}\n')
+    row = {"image_id": "2024-01-01", "uri": "x", "day": "2024-01-02"}
+    row |= {"shot": {"at": "2024-01-02 10:00:00", "by": None}, "days": ["2024-01-02"]}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
 
-    assert read(tmp_path)["image_id"].to_pylist() == ["2024-01-01"]
+    assert read(tmp_path).to_pylist() == [row]
 
 
 def test_the_fingerprint_changes_with_files_and_renames(tmp_path):
