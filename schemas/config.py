@@ -46,11 +46,13 @@ def _duration(value: object) -> object:
     raise ValueError("give a number with its unit, such as 30m, 1h or 90s")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A section that refuses keys it does not know, and never changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ManifestConfig(_Strict):
+class ManifestConfig(Strict):
     """Where the manifest lies, and which of its columns are meant.
 
     Args:
@@ -77,7 +79,7 @@ class OperatorConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Pool(_Strict):
+class Pool(Strict):
     """What one stage may use; None where the cluster decides.
 
     Args:
@@ -111,7 +113,7 @@ class Resources(BaseModel):
         return self.pools.get(name, Pool())
 
 
-class Limits(_Strict):
+class Limits(Strict):
     """How much may go wrong, and how large an image may be.
 
     Args:
@@ -128,7 +130,7 @@ class Limits(_Strict):
     attempts: int = Field(default=3, ge=1)
 
 
-class Allow(_Strict):
+class Allow(Strict):
     """Where images may come from beside the manifest's own folder.
 
     Args:
@@ -142,13 +144,13 @@ class Allow(_Strict):
     hosts: tuple[str, ...] = ()
 
 
-class CommitConfig(_Strict):
+class CommitConfig(Strict):
     """When finished shards are committed: at the end, or also every so often (`1h`)."""
 
     every: Annotated[timedelta, BeforeValidator(_duration)] | None = None
 
 
-class JobConfig(_Strict):
+class JobConfig(Strict):
     """A whole job; see ARCHITECTURE.md for an example."""
 
     manifest: ManifestConfig
@@ -180,16 +182,24 @@ def read_config(
     Raises:
         ConfigError: with every fault found, one a line.
     """
+    return parse_config(read_document(path), overrides, where=str(path), check=check)
+
+
+def read_document(path: str | Path) -> Any:
+    """Reads a YAML file; a key given twice is refused.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot read the job config: {reason}") from error
     try:
-        document = yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
-    return parse_config(document, overrides, where=str(path), check=check)
 
 
 def parse_config(
@@ -202,7 +212,7 @@ def parse_config(
     """Checks a config that is already a mapping; arguments and errors as of `read_config`."""
     if not isinstance(document, dict):
         raise ConfigError(f"{where}: a job config is a mapping with manifest, table and operators")
-    document = _overridden(document, overrides)
+    document = overridden(document, overrides)
     faults = _name_faults(document)
     if check:
         faults += _operator_faults(document, check)
@@ -223,10 +233,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{meant}known are {', '.join(known)}" if known else "none are known"
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, where YAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Makes a dictionary of a node."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -238,13 +249,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a config with some values replaced.
+
+    Args:
+        document: as YAML gives it.
+        overrides: `key=value` with dotted keys, values in YAML.
+
+    Raises:
+        ConfigError: one is of another form.
+    """
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key.strip():
             raise ConfigError(f"{override!r} is not key=value, such as limits.attempts=5")
         try:
-            value = yaml.load(text, Loader=_Loader)
+            value = yaml.load(text, Loader=StrictLoader)
         except yaml.YAMLError as error:
             raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
         document = _with(document, key.strip().split("."), value)
