@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from operators.base import apply
+from operators.catalog import build_operators, check_document
 from operators.matcher import Match, Matcher
 from schemas.errors import ConfigError, ModelError, RowFaults
 from tests import mplug, tiny
@@ -173,6 +174,21 @@ def test_the_key_covers_weights_column_precision_and_what_is_read(directory, tmp
     ]
     assert len(set(keys)) == len(keys)
     assert Matcher(directory, name="other").key == keys[0]
+
+
+def test_in_a_job_it_reads_the_column_of_an_operator_before_it(directory, tmp_path):
+    captioning = mplug.write(tmp_path / "captioning", mplug.CAPTIONING)
+    caption = {"use": "captioner", "model": str(captioning)}
+    match = {"use": "matcher", "model": str(directory), "text": "caption"}
+    chain = {"operators": {"caption": caption, "match": match}}
+    config = check_document({"manifest": "m", "table": "t", **chain})
+    captioner, matcher = build_operators(config, ["image_id", "uri"])
+    assert matcher.reads == ("image_encoded", "caption")
+    assert matcher.description["upstream"] == {"caption": captioner.key}
+    rows = table(tiny.photographs()[:2], pa.nulls(2, pa.string())).drop_columns("caption")
+    done = apply(matcher, apply(captioner, rows))
+    assert done["error"].null_count == 2
+    assert all(0 <= score <= 1 for score in done["match"].to_pylist())
 
 
 def test_a_matcher_travels_without_its_weights(matcher, matches, photographs):
