@@ -7,7 +7,6 @@ list of ids is ever held in Python. The rules, row by row, are in `jobs.decision
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import duckdb
@@ -84,12 +83,7 @@ class Comparison:
     def __enter__(self) -> "Comparison":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.database.close()
         self._folder.cleanup()
 
