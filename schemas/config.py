@@ -31,6 +31,15 @@ RESERVED_NAMES = frozenset({FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERRO
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+PLAIN_FAULTS = {  # pydantic's kinds of fault in the words of YAML
+    "model_type": "it must be {}a mapping",
+    "dict_type": "it must be a mapping",
+    "tuple_type": "it must be a list",
+    "too_short": "it must not be empty",
+    "string_too_short": "it must not be empty",
+    "byte_size": "it must be a number of bytes, or a size such as 50 MB",
+}
+
 CheckOperator = Callable[[str, Mapping[str, Any]], list[str]]
 
 
@@ -322,6 +331,9 @@ def _described(fault: Any, document: dict[str, Any]) -> str:
         return f"unknown key {location[-1]!r}{inside}; {nearest(location[-1], known)}"
     if fault["type"] == "missing":
         return f"{at} is missing; it must be given"
+    if fault["type"] in PLAIN_FAULTS:
+        either = "a path or " if at == "manifest" else ""
+        return f"{at} is {fault['input']!r}: {PLAIN_FAULTS[fault['type']].format(either)}"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{at} is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
 

@@ -148,9 +148,20 @@ def _open(
     return ManifestFile(path, inner, kind, version, renamed, _plain_schema(path, renamed))
 
 
+def _arrow(filesystem: Any) -> Any:
+    """The filesystem for pyarrow's readers.
+
+    Locally its own: a reader of text that has failed may read ahead still while the process ends,
+    which aborts it when the reading is Python's.
+    """
+    if "file" in filesystem.protocol:
+        return pafs.LocalFileSystem()
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
 def _stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
     """The columns of a file with the types they are read as."""
-    arrow = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+    arrow = _arrow(filesystem)
     if kind == "parquet":
         return pq.read_schema(inner, filesystem=arrow).remove_metadata()
     with arrow.open_input_stream(inner) as stream:
@@ -306,7 +317,7 @@ def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
 
 
 def _stored_batches(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    arrow = pafs.PyFileSystem(pafs.FSSpecHandler(manifest.filesystem))
+    arrow = _arrow(manifest.filesystem)
     if file.format == "parquet":
         with pq.ParquetFile(file.inner, filesystem=arrow) as opened:
             yield from opened.iter_batches(BATCH_ROWS)

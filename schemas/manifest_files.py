@@ -34,15 +34,15 @@ def find_files(path: str, filesystem: Any) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ManifestError(f"{path}: no such manifest; give a file, a folder or a glob") from error
     except ValueError as error:
-        raise ManifestError(f"{path}: no glob that can be followed: {error}") from error
+        raise ManifestError(
+            f"{path}: cannot be listed: {error}; give a file, a folder or a glob"
+        ) from error
     except STORE_ERRORS as error:
         raise ManifestError(f"{path}: the manifest cannot be listed: {error}") from error
     known = {name: info for name, info in sorted(found.items()) if format_of(name)}
     if not known:
-        there = f"; it holds {', '.join(sorted(found)[:3])}" if found else ""
-        raise ManifestError(
-            f"{path}: no manifest file there{there}; files end in {', '.join(FORMATS)}"
-        )
+        there = f"it holds {', '.join(sorted(found)[:3])}" if found else "nothing is there"
+        raise ManifestError(f"{path}: no manifest file, {there}; files end in {', '.join(FORMATS)}")
     return known
 
 
