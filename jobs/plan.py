@@ -26,6 +26,7 @@ from operators.policy import Policy
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, RowFault
 from schemas.manifest import Manifest
+from schemas.manifest_files import STORE_ERRORS
 
 ROUND_ROWS = 50_000_000  # due rows of one plan; the rest is for the next
 PLAN_FORMAT = 1  # raised when the same state would be planned into other shards
@@ -259,7 +260,7 @@ def _size_of(uri: str, policy: Policy) -> int | None:
         place = policy.place(uri)
         path = {"file": place.path, "s3": f"s3://{place.host}/{place.path}"}.get(place.kind)
         known = storage.stat(path) if path else None
-    except (RowFault, OSError, ValueError):
+    except (RowFault, ValueError, *STORE_ERRORS):
         return None
     return known.size if known else None
 

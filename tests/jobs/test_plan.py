@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import s3fs
 from PIL import Image
 
 from jobs import storage
@@ -193,6 +194,18 @@ def test_a_plan_that_is_only_looked_at_writes_nothing(rows, tmp_path):
     assert not (tmp_path / "table").exists()
     assert (made.counts.new, made.images_to_fetch) == (20, 20)
     assert made.cost == pytest.approx(made.seconds / 1000, abs=1e-4)
+
+
+def test_images_in_a_store_that_is_down_are_planned(s3_bucket, tmp_path, monkeypatch):
+    rows = [{"image_id": "a", "uri": f"{s3_bucket}/a.png", "title": "t"}]
+    manifest = job.write_manifest(tmp_path / "manifest", rows)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+    made = job.make_plan(job.config_of(manifest, tmp_path / "table", DIGEST))
+
+    assert made.images_to_fetch == 1
 
 
 def test_the_same_state_is_the_same_plan_on_any_cluster(rows, tmp_path):
