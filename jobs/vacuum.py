@@ -4,6 +4,7 @@ import time
 
 from jobs import storage
 from jobs.table import Table, open_table
+from schemas.errors import TableError
 
 KEEP_DAYS = 7
 DAY_SECONDS = 86_400
@@ -35,8 +36,11 @@ def vacuum(path: str, *, older_than_days: float = KEEP_DAYS) -> list[str]:
             enforce_retention_duration=False,
             full=False,
         )
+    plans = _plans(path)
+    if table is None and not plans:
+        raise TableError(f"{path}: there is no table, nor a plan for one; check the path")
     before_ms = (time.time() - older_than_days * DAY_SECONDS) * 1000
-    for plan_id, newest_ms in _plans(path).items():
+    for plan_id, newest_ms in plans.items():
         if newest_ms < before_ms:
             deleted += _delete_plan(path, plan_id, table)
     return deleted

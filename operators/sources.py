@@ -6,6 +6,7 @@ for all alike.
 """
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Callable, Coroutine, Iterator
@@ -148,6 +149,8 @@ def _local_faults(path: str) -> Iterator[None]:
     except PermissionError as error:
         raise RowFault("forbidden", f"{path!r} may not be read: {error.strerror}") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise RowFault("missing", "no file can have a name as long as this uri") from error
         raise RowFault("unavailable", f"{path!r}: {error}", transient=True) from error
 
 

@@ -15,7 +15,7 @@ from jobs.portions import finished_portion
 from jobs.shards import part_path
 from jobs.table import open_table
 from jobs.vacuum import vacuum
-from schemas.errors import RunError
+from schemas.errors import RunError, TableError
 from tests import plain_run as job
 
 UPPER = {"upper": {"use": "upper", "text": "title"}}
@@ -327,6 +327,11 @@ def test_vacuum_deletes_what_is_old_and_keeps_a_running_plan(folder):
     assert f"data/{first.id}/000000.parquet" in deleted
     assert ids(folder) == [row["image_id"] for row in rows_for(10)]
     assert running.directory in deleted
+
+
+def test_a_vacuum_of_nothing_says_so(tmp_path):
+    with pytest.raises(TableError, match="nowhere: there is no table, nor a plan for one"):
+        vacuum(str(tmp_path / "nowhere"))
 
 
 def test_pruning_leaves_no_row_behind(folder):

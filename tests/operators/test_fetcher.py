@@ -141,8 +141,8 @@ def test_every_fault_has_its_code_and_the_neighbours_are_right(folder):
     }
     for name, (data, _) in bad.items():
         (folder / name).write_bytes(data)
-    expected = [code for _, code in bad.values()] + ["missing", "missing", "policy", "policy"]
-    uris = [*bad, "nowhere.png", ".", "../x.png", None]
+    expected = [code for _, code in bad.values()] + ["missing"] * 3 + ["policy", "policy"]
+    uris = [*bad, "nowhere.png", ".", "x" * 5000, "../x.png", None]
     mixed = [uri for pair in zip(uris, ["0.png"] * len(uris), strict=True) for uri in pair]
     fetcher = local(folder, image_bytes=100_000, pixel_limit=1000)
     result = apply(Sees(), fetcher(shard(*mixed)))
