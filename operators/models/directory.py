@@ -74,7 +74,7 @@ def identify(directory: Path) -> Content:
             return _HUGGINGFACE[str(kind)]
         if str(kind) in {published for published, _ in _MODELSCOPE}:
             raise ModelError(
-                f"{directory}: config.json is of a {kind!r} model, but the configuration.json "
+                f"{directory}: config.json has model_type {kind!r}, but the configuration.json "
                 "that belongs beside it, and tells its task, is missing; fetch the model again"
             )
         raise ModelError(

@@ -11,7 +11,7 @@ def test_a_modelscope_directory_without_configuration_json_is_told_so(tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "d_model": 32}))
 
     with pytest.raises(
-        ModelError, match=rf"of a '{kind}' model, but the configuration\.json .* is"
+        ModelError, match=rf"model_type '{kind}', but the configuration\.json .* is m"
     ):
         identify(tmp_path)
 
