@@ -55,14 +55,16 @@ def run(out: Path, *, count: int, seed: int) -> Summary:
     """Draws `count` scenes into `out`, which is made; what an earlier call wrote there is replaced.
 
     Raises:
-        ConfigError: there is nothing to draw, or `out` is a file.
+        ConfigError: there is nothing to draw, or `out` cannot be a folder.
     """
     began = time.monotonic()
     if count < 1:
         raise ConfigError(f"--count is {count}; it must be at least 1")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: a file; scenes need a folder")
-    (out / PICTURES).mkdir(parents=True, exist_ok=True)
+    try:
+        (out / PICTURES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise ConfigError(f"{out}: cannot be made a folder of scenes ({reason})") from error
     rows, lines = [], []
     for index, scene in enumerate(draw_scenes(count, seed)):
         image_id = f"scene-{seed}-{index:06d}"

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,7 +33,7 @@ from schemas.plain_types import plain_type
 
 OUR_FOLDERS = ("_tagline", "data")  # what a first run that was killed may have left
 ORNAMENTS = re.compile(r"\x1b\[\d*m|↳")
-FRAME = re.compile(r"\d+: <unknown>|stack backtrace")
+FRAME = re.compile(r"\d+: |at \.{0,2}/|stack backtrace")
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,12 @@ def _arrow_schema(delta: DeltaTable) -> pa.Schema:
 def _check_free(path: str) -> None:
     """Raises TableError when a path that is no table is not free for one either."""
     filesystem, inner = storage.filesystem(path), storage.inner_path(path)
+    is_local = storage.scheme_of(path) == "file"
+    for above in Path(path).parents if is_local else ():
+        if above.is_file():
+            raise TableError(f"{path}: lies under {above}, which is a file; give another path")
     bucket = inner.partition("/")[0]
-    if storage.scheme_of(path) == "s3" and not filesystem.exists(bucket):
+    if not is_local and not filesystem.exists(bucket):
         raise TableError(f"{path}: there is no bucket {bucket!r}; create it, or give another path")
     if not filesystem.exists(inner):
         return

@@ -35,7 +35,8 @@ def test_nothing_to_draw_is_refused(tmp_path):
         scenes.run(tmp_path, count=0, seed=1)
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(ConfigError, match="out: a file; scenes need a folder"):
-        scenes.run(tmp_path / "out", count=1, seed=1)
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_the_way_is_named(tmp_path, out):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{out}: cannot be made .*/file.*: Not a directory"):
+        scenes.run(tmp_path / out, count=1, seed=1)
