@@ -231,6 +231,32 @@ def models(context: typer.Context) -> None:
 
 
 @app.command(no_args_is_help=True)
+def finetune(
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG", help="A YAML file; see infra/examples/finetune-*.yaml."),
+    ],
+    overrides: Overrides = None,
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Train a model further on rows of your own, and write the directory that operators read.
+
+    Killed, the same command goes on where the saved state is, and ends with the same weights.
+    JSON: `{"use","output","steps","metric","best","best_step","images": {"train","validation",
+    "skipped"},"images_per_second","seconds"}`.
+    """
+    from jobs import finetune as job
+    from schemas.finetune import read_finetune_config
+
+    summary = job.run(read_finetune_config(config, overrides or ()), address=address)
+    if json_:
+        _print_json(summary.to_json())
+    else:
+        typer.echo(job.told(summary))
+
+
+@app.command(no_args_is_help=True)
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to write; made when absent.")],
     count: Annotated[int, typer.Option(help="Pictures to draw.")] = 500,

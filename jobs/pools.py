@@ -72,7 +72,7 @@ def run_shards(
     Raises:
         TaglineError: a stage met a fault of the set-up; parts already put are kept.
     """
-    _configure()
+    configure()
     dataset = _source(shards)
     for name in work.stages:
         is_needed = bool(to_compute.get(name))
@@ -239,7 +239,7 @@ def _mapped(dataset: Dataset, function: Any, **options: Any) -> Dataset:
     return mapped
 
 
-def _configure() -> None:
+def configure() -> None:
     """Sets Ray Data to leave blocks whole, drop what crashes twice, and keep quiet."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()

@@ -6,15 +6,25 @@ import pytest
 import yaml
 
 from operators.catalog import check_document, read_config
+from schemas.finetune import read_finetune_config
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
+EVERY = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
+TRAININGS = [path for path in EVERY if path.name.startswith("finetune-")]
+EXAMPLES = [path for path in EVERY if path not in TRAININGS]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_begins_with_the_command_that_runs_it(path):
     name = path.relative_to(ROOT)
     assert path.read_text().splitlines()[0] == f"# tagline enrich {name}"
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.name)
+def test_a_training_begins_with_its_command_and_is_a_config(path):
+    name = path.relative_to(ROOT)
+    assert path.read_text().splitlines()[0] == f"# tagline finetune {name}"
+    assert read_finetune_config(path).train.path
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

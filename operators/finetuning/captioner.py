@@ -44,7 +44,7 @@ class CaptionerTrainee:
         has_checkpoints: whether layers are computed again on the way back, to save memory.
     """
 
-    columns = ("caption",)
+    columns: tuple[str, ...] = ("caption",)
     frozen_parts: Mapping[str, tuple[str, ...]] = FROZEN_PARTS
 
     def __init__(
@@ -73,7 +73,7 @@ class CaptionerTrainee:
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Shapes: pixels (B, 3, S, S); source (B, T), given and wanted (B, U), int64."""
         targets = [self.target(row["caption"]) for row in rows]

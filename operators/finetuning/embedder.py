@@ -44,7 +44,7 @@ class EmbedderTrainee:
         has_checkpoints: whether layers are computed again on the way back, to save memory.
     """
 
-    columns = ("text",)
+    columns: tuple[str, ...] = ("text",)
     frozen_parts: Mapping[str, tuple[str, ...]] = {
         "vision": ("visual.",),
         "text": ("bert.", "text_projection"),
@@ -71,11 +71,13 @@ class EmbedderTrainee:
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Shapes: pixels (N, 3, R, R); ids (N, T) int64, 0 for padding."""
-        if random is not None and self.is_augmented:
-            images = [augment(image, self.clip.image_size, random) for image in images]
+        if draws is not None and self.is_augmented:
+            size = self.clip.image_size
+            pairs = zip(images, draws, strict=True)
+            images = [augment(image, size, random) for image, random in pairs]
         ids = [
             self.clip.tokenizer.encode(row["text"], limit=self.clip.context_length) for row in rows
         ]

@@ -81,7 +81,7 @@ class EntailmentTrainee:
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Shapes: pixels (B, 3, S, S); source and given (B, U) int64; places and right below.
 

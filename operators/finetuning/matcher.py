@@ -78,8 +78,8 @@ class MatcherTrainee:
         has_checkpoints: whether layers are computed again on the way back, to save memory.
     """
 
-    columns = ("text",)
-    frozen_parts = mplug.FROZEN_PARTS
+    columns: tuple[str, ...] = ("text",)
+    frozen_parts: Mapping[str, tuple[str, ...]] = mplug.FROZEN_PARTS
 
     def __init__(self, directory: Path, *, has_checkpoints: bool = False) -> None:
         expect(directory, "matcher")
@@ -100,7 +100,7 @@ class MatcherTrainee:
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Shapes: pixels (B, 3, S, S); ids and mask (B, T); numbers (B,), of the images."""
         ids = [self.words.encode(row["text"].lower(), limit=mplug.LONGEST) for row in rows]

@@ -30,8 +30,8 @@ class MPlugCaptionerTrainee:
         has_checkpoints: whether layers are computed again on the way back, to save memory.
     """
 
-    columns = ("caption",)
-    frozen_parts = mplug.FROZEN_PARTS
+    columns: tuple[str, ...] = ("caption",)
+    frozen_parts: Mapping[str, tuple[str, ...]] = mplug.FROZEN_PARTS
 
     def __init__(
         self, directory: Path, *, smoothing: float = 0.0, has_checkpoints: bool = False
@@ -51,7 +51,7 @@ class MPlugCaptionerTrainee:
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Shapes: pixels (B, 3, S, S); ids (B, T) int64, padded at the end."""
         ids = [self.words.encode(row["caption"], limit=self.longest) for row in rows]

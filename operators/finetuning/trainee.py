@@ -56,7 +56,7 @@ class Trainee(Protocol):
         images: "Sequence[Image]",
         rows: Sequence[Mapping[str, str]],
         numbers: Sequence[int],
-        random: Random | None = None,
+        draws: Sequence[Random] | None = None,
     ) -> Batch:
         """Makes tensors of some rows.
 
@@ -64,7 +64,7 @@ class Trainee(Protocol):
             images: one a row.
             rows: the targets, by column.
             numbers: of the images; rows of one image have one number.
-            random: draws the augmentation; none without.
+            draws: of the augmentation, one a row; none without.
         """
 
     def learn(self, parts: Sequence[Batch], step: Step) -> Figures:

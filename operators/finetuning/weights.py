@@ -11,6 +11,8 @@ from torch import Tensor
 from operators.models import checkpoint
 from schemas.errors import ModelError
 
+READABLE = 0o644  # safetensors alone would leave the file to its owner
+
 
 def write_directory(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:
     """Makes `target` a directory like `source`, with these weights in float32.
@@ -39,6 +41,7 @@ def write_directory(source: Path, target: Path, tensors: Mapping[str, Tensor]) -
         save_file(state, fresh, metadata={"format": "pt"})
     else:
         torch.save(state, fresh)
+    fresh.chmod(READABLE)
     os.replace(fresh, target / weights.name)
 
 
