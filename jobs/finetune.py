@@ -31,7 +31,7 @@ from jobs.training_rows import (
     refuse_same_pictures,
 )
 from jobs.training_state import Progress, RunFolder
-from operators.finetuning.recipes import Recipe, recipe_of
+from operators.finetuning.recipes import Recipe, recipe_of, words_to_learn
 from operators.models import checkpoint
 from schemas.enriched import URI
 from schemas.errors import ConfigError, RunError, TaglineError
@@ -114,8 +114,9 @@ def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:
         splits = read_splits(config)
         with connected(address) as capacity:
             counts = _prepare(config, folder, splits)
+            words = _teach_words(config, folder)
             _train(config, recipe, folder, splits, capacity)
-        done = _record(config, recipe, folder, counts)
+        done = _record(config, recipe, folder, counts) | {"new_words": words}
         folder.finish(done)
     return _summary(config, done, time.monotonic() - begun)
 
@@ -134,6 +135,22 @@ def _prepare(
     counts = {name: _count(folder.kept_rows(name)) for name in splits}
     skipped = len(folder.skipped.read_text(encoding="utf-8").splitlines())
     return counts | {"skipped": skipped}
+
+
+def _teach_words(config: FinetuneConfig, folder: RunFolder) -> list[str]:
+    """Writes the model that training begins with where it must learn words; returns them."""
+    rows = folder.kept_rows("train")
+    words = (
+        words_to_learn(config, rows.select(config.targets).to_pylist()) if rows is not None else []
+    )
+    if words and not folder.beginning.is_dir():
+        from operators.finetuning.vocabulary import teach_words
+
+        logger.warning("event=words_taught count=%d first=%r", len(words), words[:8])
+        fresh = folder.beginning.with_name("beginning.new")
+        teach_words(checkpoint.resolve(config.model), words, fresh)
+        os.replace(fresh, folder.beginning)
+    return words
 
 
 def _count(table: pa.Table | None) -> int:
@@ -206,7 +223,10 @@ def _train(
 
     count = workers_of(config, capacity)
     bare = {name: Split(name, None, split.policy) for name, split in splits.items()}
-    task = Task(anchored(config), recipe, folder, bare, count)
+    begun = anchored(config)
+    if folder.beginning.is_dir():
+        begun = begun.model_copy(update={"model": str(folder.beginning)})
+    task = Task(begun, recipe, folder, bare, count)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},

@@ -77,6 +77,11 @@ class RunFolder:
         return self.work / "candidate"
 
     @property
+    def beginning(self) -> Path:
+        """The model that training begins with, where it is not the config's own."""
+        return self.work / "beginning"
+
+    @property
     def rows(self) -> Path:
         """The rows of both splits, checked."""
         return self.work / "rows"

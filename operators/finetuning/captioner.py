@@ -87,9 +87,9 @@ class CaptionerTrainee:
 
     def target(self, caption: str) -> list[int]:
         """The tokens that are to be written, `</s>` last."""
-        words = caption.translate(PUNCTUATION).split()[: self.longest]
         longest = self.model.config.positions - 1
-        return [*self.reader.tokenizer.encode(f" {' '.join(words)}", longest=longest), EOS]
+        text = target_text(caption, self.longest)
+        return [*self.reader.tokenizer.encode(text, longest=longest), EOS]
 
     def learn(self, parts: Sequence[Batch], step: Step) -> Figures:
         """Adds the gradients of the mean over all tokens of all workers."""
@@ -148,3 +148,8 @@ class CaptionerTrainee:
             taught = distillation_loss(logits, self.teacher.reader.net.logits(seen), wanted)
             loss = (1 - self.teaching) * loss + self.teaching * taught
         return loss, plain
+
+
+def target_text(caption: str, longest: int) -> str:
+    """What is to be written: no ASCII punctuation, at most `longest` words, a blank in front."""
+    return f" {' '.join(caption.translate(PUNCTUATION).split()[:longest])}"

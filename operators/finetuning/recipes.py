@@ -4,7 +4,7 @@ Sources: ModelScope 1.40's Chinese CLIP examples; OFA's run_scripts for captions
 AliceMind's mPLUG configs for captions and retrieval.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +90,27 @@ def build_trainee(config: FinetuneConfig, recipe: Recipe) -> Trainee:
         ("mplug", "matcher"): _matcher,
     }
     return builders[architecture, config.use](config, recipe, directory)
+
+
+def words_to_learn(config: FinetuneConfig, rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Names the words of the rows that the config's model cannot spell; only an OFA has such."""
+    directory = checkpoint.resolve(config.model)
+    if expect(directory, config.use).architecture != "ofa":
+        return []
+    from operators.finetuning.vocabulary import unknown_words
+
+    if config.use == "captioner":
+        from operators.finetuning.captioner import LONGEST_TARGET, target_text
+        from operators.finetuning.ofa import longest_target
+
+        longest = longest_target(directory, LONGEST_TARGET)
+        return unknown_words(directory, (target_text(row["caption"], longest) for row in rows))
+    from operators.models.ofa.answers import clean
+    from operators.models.ofa.settings import Settings
+
+    longest = Settings.read(directory).longest_source
+    names = [name for name in config.targets if name != "label"]
+    return unknown_words(directory, (f" {clean(row[n], longest)}" for row in rows for n in names))
 
 
 def _captioner(config: FinetuneConfig, recipe: Recipe, directory: Path) -> Trainee:
