@@ -105,6 +105,8 @@ def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:
     """
     begun = time.monotonic()
     recipe = recipe_of(config)
+    if "://" in config.output:
+        raise ConfigError(f"output {config.output!r} is no local folder; copy it there afterwards")
     folder = RunFolder(Path(config.output).absolute())
     if folder.output.resolve() == checkpoint.resolve(config.model).resolve():
         raise ConfigError(f"output {config.output!r} is the model that training begins with")

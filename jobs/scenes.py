@@ -72,7 +72,8 @@ def run(out: Path, *, count: int, seed: int) -> Summary:
         draw(scene).save(out / uri)
         rows.append((image_id, uri, describe(scene), describe_in_chinese(scene)))
         for text, label in write_hypotheses(scene, seed, index):
-            lines.append(json.dumps({IMAGE_ID: image_id, "text": text, "label": label}))
+            line = {IMAGE_ID: image_id, URI: uri, "text": text, "label": label}
+            lines.append(json.dumps(line))
     columns = [list(column) for column in zip(*rows, strict=True)]
     pq.write_table(pa.table(columns, schema=MANIFEST_SCHEMA), out / MANIFEST)
     (out / HYPOTHESES).write_text("\n".join(lines) + "\n", encoding="utf-8")

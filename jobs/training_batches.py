@@ -25,7 +25,7 @@ from schemas.errors import RowFault, RunError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-AHEAD = 2  # steps whose images are being fetched
+AHEAD = 3  # steps that are being prepared at once
 THREADS = 8
 
 Rows = npt.NDArray[np.int64]
@@ -107,7 +107,7 @@ class Loader:
         Raises:
             RunError: an image that was good when the run began is not there any more.
         """
-        with ThreadPoolExecutor(1, "prepare") as preparer, ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(AHEAD, "prepare") as preparer, ThreadPoolExecutor(THREADS) as pool:
             coming: list[Future[list[Batch]]] = []
             try:
                 for step in range(first, steps):

@@ -86,10 +86,11 @@ class _Run:
         self.tables = {name: _rows(task.folder, name) for name in task.splits}
         table = self.tables["train"]
         self.order = Order(table.num_rows, config.batch, config.seed)
-        if self.order.smallest < workers.size:
+        if self.order.smallest < workers.size * config.accumulate:
             raise ConfigError(
-                f"workers is {workers.size}, but some batches have {self.order.smallest} rows; "
-                "take fewer workers or more rows"
+                f"the smallest batch has {self.order.smallest} rows, too few for {workers.size} "
+                f"workers with {config.accumulate} parts each (accumulate); take fewer of them, "
+                "or more rows"
             )
         self.steps = config.steps or self.order.steps(config.epochs or recipe.epochs)
         self.loader = Loader(

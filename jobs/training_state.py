@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from operators.models.checkpoint import WEIGHT_FILES
 from schemas.errors import ConfigError
 from schemas.finetune import FinetuneConfig
 
@@ -119,19 +120,25 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The record of a run that is done; None where it is not."""
         path = self.output / RECORD
+        shutil.rmtree(self.work.with_name("_finished"), ignore_errors=True)
         if self.work.exists() or not path.is_file():
             return None
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return record
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Writes the record and removes what only a killed run needs."""
+        """Writes the record and removes what only a killed run needs.
+
+        The folder loses its name in one move: a run is done or can be gone on with.
+        """
         write_json(self.output / RECORD, record)
-        shutil.rmtree(self.work)
+        done = self.work.with_name("_finished")
+        os.replace(self.work, done)
+        shutil.rmtree(done)
 
     def publish(self) -> None:
         """Makes the candidate the output: one move a file, the weights last."""
-        files = sorted(self.candidate.iterdir(), key=lambda path: path.stat().st_size)
+        files = sorted(self.candidate.iterdir(), key=lambda path: path.name in WEIGHT_FILES)
         for path in files:
             os.replace(path, self.output / path.name)
         self.candidate.rmdir()

@@ -145,8 +145,9 @@ class EmbedderTrainee:
         workers = step.workers
         scale = shared(self.model.logit_scale, workers.size).exp()
         images, texts = workers.gather(images), workers.gather(texts)
-        loss = contrastive_loss(images, texts, scale)
-        return loss, in_batch_recall(images.detach(), texts.detach())
+        with torch.autocast(images.device.type, enabled=False):  # cosines need float32
+            loss = contrastive_loss(images, texts, scale)
+            return loss, in_batch_recall(images.detach(), texts.detach())
 
     def _learn_in_parts(self, parts: Sequence[Batch], step: Step) -> tuple[Tensor, float]:
         """Computes each part twice, so that only one part's activations are held at a time."""

@@ -132,24 +132,16 @@ class MatcherTrainee:
         """The contrastive and the matching loss of a batch; its candidates enter the queue."""
         net, mask, numbers = self.model, part["mask"], part["numbers"]
         images, texts = net.see(part["pixels"]), net.read(part["ids"], mask)
-        own = net.image_feature(images), net.text_feature(texts)
+        own = net.image_feature(images).float(), net.text_feature(texts).float()
         with torch.no_grad():
             followed = self._followed(part)
         same = numbers[:, None] == torch.cat([numbers, self.queue.numbers])
-        similar = [
-            feature @ torch.cat([candidates, queued]).T / net.temp
-            for feature, candidates, queued in self._directions(own, followed)
-        ]
-        softer = [
-            feature @ torch.cat([candidates, queued]).T / net.temp.detach()
-            for feature, candidates, queued in self._directions(followed, followed)
-        ]
-        contrast = torch.stack(
-            [
-                contrast_with_momentum(mine, theirs, same, ALPHA)
-                for mine, theirs in zip(similar, softer, strict=True)
-            ]
-        ).mean()
+        with torch.autocast(images.device.type, enabled=False):  # cosines need float32
+            similar = self._similarities(own, followed, net.temp)
+            softer = self._similarities(followed, followed, net.temp.detach())
+            pairs = zip(similar, softer, strict=True)
+            losses = [contrast_with_momentum(*pair, same, ALPHA) for pair in pairs]
+        contrast = torch.stack(losses).mean()
         count = len(numbers)
         match = self._match(images, texts, mask, same[:, :count], [s[:, :count] for s in similar])
         self._enqueue(followed, numbers, workers or Workers())
@@ -237,17 +229,18 @@ class MatcherTrainee:
         )
         read = copies["text_encoder"](part["ids"], part["mask"])
         unit = functional.normalize
-        images = unit(copies["vision_proj"](seen[:, 0]), dim=-1)
-        return images, unit(copies["text_proj"](read[:, 0]), dim=-1)
+        images = unit(copies["vision_proj"](seen[:, 0]).float(), dim=-1)
+        return images, unit(copies["text_proj"](read[:, 0]).float(), dim=-1)
 
-    def _directions(
-        self, asking: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Images ask for texts, and texts for images."""
-        return [
-            (asking[0], candidates[1], self.queue.texts),
-            (asking[1], candidates[0], self.queue.images),
-        ]
+    def _similarities(
+        self, asking: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor], temp: Tensor
+    ) -> list[Tensor]:
+        """Logits of images asking for texts, and of texts asking for images, (B, B + Q) each."""
+        images, texts = (
+            torch.cat([some, queued])
+            for some, queued in zip(candidates, (self.queue.images, self.queue.texts), strict=True)
+        )
+        return [asking[0] @ texts.T / temp, asking[1] @ images.T / temp]
 
     def _match(
         self, images: Tensor, texts: Tensor, mask: Tensor, same: Tensor, similar: Sequence[Tensor]

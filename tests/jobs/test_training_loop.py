@@ -3,13 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from operators.captioner import Captioner
 from operators.finetuning.trainee import Figures
+from operators.models.directory import expect
 from schemas.errors import ConfigError, RunError
-from tests import finetuning
+from tests import finetuning, mplug
 
 KILLED_AFTER = 3  # steps
 KILLED = """
@@ -108,6 +111,60 @@ def test_nonsense_is_refused_and_nothing_is_written(folder, tmp_path):
     with pytest.raises(RunError, match=r"step \d: the (loss|gradient) is .*learning_rate"):
         finetuning.train(config)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def rows_of(folder, name, **columns):
+    """A split of drawn scenes with other targets."""
+    manifest = pq.read_table(folder / name / "manifest.parquet")
+    rows = [
+        {"uri": row["uri"], **{column: make(row) for column, make in columns.items()}}
+        for row in manifest.to_pylist()
+    ]
+    path = folder / name / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("use", "task", "columns", "metric"),
+    [
+        (
+            "entailment",
+            None,
+            {"hypothesis": lambda row: row["caption"], "label": lambda row: "entailment"},
+            "accuracy",
+        ),
+        ("embedder", None, {"text": lambda row: row["caption_zh"]}, "recall"),
+        ("matcher", mplug.MATCHING, {"text": lambda row: row["caption"]}, "recall"),
+        ("captioner", mplug.CAPTIONING, {"caption": lambda row: row["caption"]}, "cider"),
+    ],
+    ids=["entailment", "embedder", "mplug matcher", "mplug captioner"],
+)
+def test_every_model_learns_and_is_judged(folder, tmp_path, use, task, columns, metric):
+    model = mplug.write(tmp_path / "model", task) if task else f"embedded:{use}"
+    changes = {
+        "use": use,
+        "model": str(model),
+        "train": rows_of(folder, "train", **columns),
+        "validation": rows_of(folder, "validation", **columns),
+        "augment": "published",
+        "batch": 7,
+        "accumulate": 2,
+        "recompute": True,
+    }
+    curve = finetuning.train(finetuning.config_of(folder, tmp_path / "out", **changes))
+    assert all(loss > 0 for loss in losses(curve))
+    assert 0.0 <= curve[-1]["validation"][metric] <= 10.0
+    assert expect(tmp_path / "out", use)
+    assert finetuning.weights(tmp_path / "out")
+
+
+def test_more_parts_than_rows_are_refused(folder, tmp_path):
+    config = finetuning.config_of(folder, tmp_path / "out", batch=4, accumulate=5)
+    with pytest.raises(
+        ConfigError, match="smallest batch has 3 rows, too few for 1 workers with 5"
+    ):
+        finetuning.train(config)
 
 
 def test_frozen_parts_stay_and_learn_when_thawed(folder, tmp_path):
