@@ -40,6 +40,7 @@ from schemas.finetune import FinetuneConfig
 if TYPE_CHECKING:
     from jobs.training_loop import Task
 
+CPU_WORKERS = 4  # where the config does not say
 SHARD_IMAGES = 256  # looked at by one task
 COLUMNS = {"captioner": "caption", "entailment": "entailment", "embedder": "embedding"}
 GIT_SECONDS = 10
@@ -223,7 +224,8 @@ def _train(
 
     from jobs.training_loop import Task
 
-    count = workers_of(config, capacity)
+    table = folder.kept_rows("train")
+    count = workers_of(config, capacity, 0 if table is None else table.num_rows)
     bare = {name: Split(name, None, split.policy) for name, split in splits.items()}
     begun = anchored(config)
     if folder.beginning.is_dir():
@@ -260,20 +262,28 @@ def anchored(config: FinetuneConfig) -> FinetuneConfig:
     return config.model_copy(update=local)
 
 
-def workers_of(config: FinetuneConfig, capacity: Capacity) -> int:
-    """How many workers a run has.
+def workers_of(config: FinetuneConfig, capacity: Capacity, rows: int) -> int:
+    """How many workers a run has: as asked, else one a GPU or core where batches have the rows.
+
+    Args:
+        config: of the run.
+        capacity: of the cluster.
+        rows: to learn from.
 
     Raises:
         ConfigError: more are asked for than there is room for.
     """
     room = int(capacity.gpus) if capacity.gpus else int(capacity.cpus)
-    count = config.workers or (room if capacity.gpus else 1)
+    if config.workers is None:
+        most = room if capacity.gpus else min(room, CPU_WORKERS)
+        batches = max(1, -(-rows // config.batch))
+        return max(1, min(most, rows // batches // config.accumulate))
     kind = "GPUs" if capacity.gpus else "cores"
-    if count > room:
-        raise ConfigError(f"workers is {count}, but there are {room} {kind}; take at most {room}")
-    if count > config.batch:
-        raise ConfigError(f"workers is {count}, but a batch has {config.batch} rows for them")
-    return count
+    if config.workers > room:
+        raise ConfigError(
+            f"workers is {config.workers}, but there are {room} {kind}; take at most {room}"
+        )
+    return config.workers
 
 
 def _work(settings: dict[str, Any]) -> None:

@@ -19,7 +19,12 @@ from operators.models.checkpoint import WEIGHT_FILES
 from schemas.errors import ConfigError
 from schemas.finetune import FinetuneConfig
 
-FREE_TO_CHANGE = ("limits", "allow", "save_seconds")  # between a run and its continuation
+FREE_TO_CHANGE = (
+    "limits",
+    "allow",
+    "save_seconds",
+    "workers",
+)  # between a run and its continuation
 RECORD = "training.json"
 
 

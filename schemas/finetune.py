@@ -89,7 +89,7 @@ class FinetuneConfig(Strict):
         steps: of the optimizer.
         batch: rows of a step, all workers together; an epoch is cut as evenly as can be.
         accumulate: parts that each worker cuts its rows of a step into, for less memory.
-        workers: processes; None for one a GPU or, without GPUs, one.
+        workers: processes; None for one a GPU or, without GPUs, one a core, up to 4.
         learning_rate: at its peak.
         schedule: how it falls.
         warmup: steps from 1 on, else a share of all steps.

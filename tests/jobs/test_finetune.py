@@ -110,25 +110,23 @@ def test_a_run_that_never_took_a_step_may_be_begun_otherwise(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "capacity", "expected"),
     [
-        ({}, TWO_CORES, 1),
-        ({"workers": 2}, TWO_CORES, 2),
-        ({}, replace(TWO_CORES, gpus=4), 4),
-        ({"workers": 3}, replace(TWO_CORES, gpus=4), 3),
+        ({}, TWO_CORES, 2),
+        ({"workers": 1}, TWO_CORES, 1),
+        ({}, replace(TWO_CORES, cpus=64), 3),  # rows of the smallest of four batches
+        ({"accumulate": 3}, TWO_CORES, 1),
+        ({"batch": 14}, replace(TWO_CORES, cpus=64), 4),
+        ({"batch": 14}, replace(TWO_CORES, gpus=6), 6),
     ],
 )
-def test_there_is_one_worker_a_gpu(folder, tmp_path, changes, capacity, expected):
+def test_there_are_as_many_workers_as_are_of_use(folder, tmp_path, changes, capacity, expected):
     config = finetuning.config_of(folder, tmp_path, **changes)
-    assert finetune.workers_of(config, capacity) == expected
+    assert finetune.workers_of(config, capacity, rows=14) == expected
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [({"workers": 3}, "3, but there are 2 cores"), ({"workers": 2, "batch": 1}, "1 rows for them")],
-)
-def test_workers_that_cannot_be_had_are_refused(folder, tmp_path, changes, told):
-    config = finetuning.config_of(folder, tmp_path, **changes)
-    with pytest.raises(ConfigError, match=told):
-        finetune.workers_of(config, TWO_CORES)
+def test_workers_that_cannot_be_had_are_refused(folder, tmp_path):
+    config = finetuning.config_of(folder, tmp_path, workers=3)
+    with pytest.raises(ConfigError, match="3, but there are 2 cores"):
+        finetune.workers_of(config, TWO_CORES, rows=14)
 
 
 def test_the_summary_says_how_to_use_the_result():

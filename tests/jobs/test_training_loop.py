@@ -159,6 +159,17 @@ def test_every_model_learns_and_is_judged(folder, tmp_path, use, task, columns, 
     assert finetuning.weights(tmp_path / "out")
 
 
+def test_a_teacher_is_learned_from(folder, tmp_path):
+    plain = finetuning.train(finetuning.config_of(folder, tmp_path / "plain", steps=1))
+    taught = finetuning.train(
+        finetuning.config_of(
+            folder, tmp_path / "taught", steps=1, teacher="embedded:captioner", teaching=0.25
+        )
+    )
+    assert taught[0]["unsmoothed"] == plain[0]["unsmoothed"]
+    assert taught[0]["loss"] < plain[0]["loss"]  # the pupil is its own teacher here
+
+
 def test_more_parts_than_rows_are_refused(folder, tmp_path):
     config = finetuning.config_of(folder, tmp_path / "out", batch=4, accumulate=5)
     with pytest.raises(

@@ -10,7 +10,7 @@ from operators.finetuning.embedder import EmbedderTrainee
 from operators.finetuning.schedules import rate, warm_up_steps
 from operators.finetuning.trainee import Step
 from operators.images import decode
-from operators.models import checkpoint
+from operators.models import checkpoint, chinese_clip
 from tests import tiny
 
 GOLDENS = tiny.DATA / "golden"
@@ -149,3 +149,18 @@ def test_recomputing_activations_changes_no_gradient():
         trainee.learn([batch], Step(seed=3))
         found.append(trainee.model.visual_projection.weight.grad)
     torch.testing.assert_close(*found)
+
+
+def test_a_hugging_face_directory_stays_one(tmp_path):
+    published = chinese_clip.load(tiny.checkpoint("chinese_clip_mini"), rounding="fp16").model
+    published.save_pretrained(tmp_path / "source")
+    vocabulary = tiny.checkpoint("chinese_clip_mini") / "vocab.txt"
+    (tmp_path / "source" / "vocab.txt").write_bytes(vocabulary.read_bytes())
+    trainee = EmbedderTrainee(tmp_path / "source")
+    assert not trainee.is_modelscope
+    assert trainee.published_name("vision_model.pre_layrnorm.weight") == "visual.ln_pre.weight"
+    trainee.write(tmp_path / "tuned")
+    before, after = (
+        Embedder(tmp_path / name).embed_texts(["一杯咖啡"]) for name in ("source", "tuned")
+    )
+    np.testing.assert_array_equal(before, after)
