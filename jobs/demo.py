@@ -1,9 +1,10 @@
 """Runs the main job on 64 drawn scenes that ship with the project, and shows what came out.
 
 `tagline demo`. The scenes were never trained on. Each comes with its true caption and with a claim
-whose label is known, so everything printed can be checked by eye: the captioner's sentence beside
-the true one, the entailment checker's label beside the true one, and for searches in English and
-Chinese the true caption of the picture that was found.
+whose label is known, so everything printed can be checked by eye: two captioners' sentences beside
+the true one, how well the matcher finds that the first fits its picture, the entailment checker's
+label beside the true one, and for searches in English and Chinese the true caption of the picture
+that was found.
 """
 
 import json
@@ -24,6 +25,7 @@ INPUT = Path(__file__).parents[1] / "operators" / "embedded" / "demo"
 SEED = 64
 SCENES = 64
 SHOWN = 6  # rows printed
+LEAST_MATCH = 0.5  # of a caption that fits
 SEARCHES = (22, 14, 25, 19)  # scenes searched for by their captions: English, Chinese, English, …
 
 
@@ -33,6 +35,8 @@ class Row:
 
     image_id: str
     caption: str | None
+    mplug_caption: str | None
+    match: float | None
     true_caption: str
     claim: str
     label: str | None
@@ -57,6 +61,8 @@ class Demo:
         table: where it lies.
         rows: scenes in it.
         captions_right: captions equal to the true one, word for word.
+        mplug_captions_right: those of the second captioner.
+        matches_right: scenes whose caption the matcher judges as the true one does.
         labels_right: labels equal to the true one.
         shown: the first rows.
         searches: in English and in Chinese.
@@ -65,6 +71,8 @@ class Demo:
     table: str
     rows: int
     captions_right: int
+    mplug_captions_right: int
+    matches_right: int
     labels_right: int
     shown: tuple[Row, ...]
     searches: tuple[Search, ...]
@@ -86,6 +94,8 @@ def run(to: Path = Path("demo")) -> Demo:
         table=str(table),
         rows=len(rows),
         captions_right=sum(row.caption == row.true_caption for row in told),
+        mplug_captions_right=sum(row.mplug_caption == row.true_caption for row in told),
+        matches_right=sum(is_match_right(row) for row in told),
         labels_right=sum(row.label == row.true_label for row in told),
         shown=tuple(told[:SHOWN]),
         searches=search(rows),
@@ -93,7 +103,7 @@ def run(to: Path = Path("demo")) -> Demo:
 
 
 def job_config(table: Path) -> Any:
-    """The job: the three embedded models over the shipped manifest."""
+    """The job: the embedded models over the shipped manifest."""
     from operators.catalog import check_document
 
     return check_document(
@@ -102,6 +112,8 @@ def job_config(table: Path) -> Any:
             "table": str(table),
             "operators": {
                 "caption": {"use": "captioner", "model": "embedded:captioner"},
+                "mplug_caption": {"use": "captioner", "model": "embedded:mplug-captioner"},
+                "match": {"use": "matcher", "model": "embedded:matcher", "text": "caption"},
                 "entailment": {
                     "use": "entailment",
                     "model": "embedded:entailment",
@@ -138,11 +150,19 @@ def told_of(row: dict[str, Any]) -> Row:
     return Row(
         image_id=row[IMAGE_ID],
         caption=row["caption"],
+        mplug_caption=row["mplug_caption"],
+        match=row["match"],
         true_caption=row["true_caption"],
         claim=row["claim"],
         label=row["entailment"],
         true_label=row["true_label"],
     )
+
+
+def is_match_right(row: Row) -> bool:
+    """Whether the matcher holds a caption for fitting exactly where it is the true one."""
+    fits = row.match is not None and row.match >= LEAST_MATCH
+    return fits == (row.caption == row.true_caption)
 
 
 def search(rows: list[dict[str, Any]]) -> tuple[Search, ...]:
@@ -167,18 +187,20 @@ def show(demo: Demo) -> None:
     from rich.table import Table
 
     console = Console()
-    captions = Table("image", "caption", "true caption", "claim", "label", "true label")
+    captions = Table("image", "caption", "match", "mPLUG's caption", "true caption")
+    labels = Table("image", "claim", "label", "true label")
     for row in demo.shown:
-        captions.add_row(
-            row.image_id, row.caption, row.true_caption, row.claim, row.label, row.true_label
-        )
+        match = "" if row.match is None else f"{row.match:.2f}"
+        captions.add_row(row.image_id, row.caption, match, row.mplug_caption, row.true_caption)
+        labels.add_row(row.image_id, row.claim, row.label, row.true_label)
     searches = Table("search", "found", "its true caption", "right")
     for hit in demo.searches:
         searches.add_row(hit.query, hit.image_id, hit.true_caption, "yes" if hit.is_right else "no")
-    console.print(captions, searches)
+    console.print(captions, labels, searches)
     console.print(
-        f"Captions right word for word: {demo.captions_right} of {demo.rows}; "
-        f"labels right: {demo.labels_right} of {demo.rows}."
+        f"Captions right word for word: {demo.captions_right} of {demo.rows}; mPLUG's: "
+        f"{demo.mplug_captions_right}; judged rightly by the matcher: {demo.matches_right}; "
+        f"labels right: {demo.labels_right}."
     )
     console.print(f"The table lies at {demo.table}", soft_wrap=True)
 

@@ -15,6 +15,7 @@ from operators.embedded.hypotheses import absent_group, other
 from operators.embedded.kinds import BACKGROUNDS, COLOURS, COUNTS, KINDS
 from operators.embedded.scenes import (
     BACKGROUND_VARIANTS,
+    CELL,
     GRID,
     SIZE,
     Group,
@@ -32,6 +33,7 @@ LABEL_CLASSES = {  # class 0 stands for none
     "count": len(COUNTS) + 1,
     "role": 5,  # left, right, above, below
 }
+CELL_CLASSES = {"column": GRID, "row": GRID}
 REACH = 0.48  # of a thing's size to each side: a point nearer its centre than that shows it
 IGNORED = -100  # of torch's cross entropy: where nothing stands only the kind is asked for
 
@@ -101,6 +103,34 @@ def swap(scene: Scene, number: int, group: Group) -> Scene:
     if scene.relation is None:
         groups.sort(key=lambda group: group.kind)
     return replace(scene, groups=tuple(groups))
+
+
+def label_cells(scene: Scene, points: npt.NDArray[np.floating]) -> Labels:
+    """Says in which cell of the loose grid the thing at each point of a grid stands.
+
+    Args:
+        scene: as drawn.
+        points: as in `label_points`.
+
+    Returns:
+        (2, P, P): classes in the order of `CELL_CLASSES`, then row, then column.
+    """
+    labels = np.full((len(CELL_CLASSES), len(points), len(points)), IGNORED, np.int64)
+    for thing in scene.things:
+        rows = np.abs(points - thing.y) < thing.size * REACH
+        columns = np.abs(points - thing.x) < thing.size * REACH
+        for label, value in zip(labels, (thing.x // CELL, thing.y // CELL), strict=True):
+            label[np.ix_(rows, columns)] = value
+    return labels
+
+
+def cells_by_kind(scene: Scene) -> dict[int, tuple[int, int]]:
+    """The cell, column and row, of each kind of which there is one thing."""
+    return {
+        scene.groups[thing.group].kind: (thing.x // CELL, thing.y // CELL)
+        for thing in scene.things
+        if scene.groups[thing.group].count == 1
+    }
 
 
 def label_points(scene: Scene, points: npt.NDArray[np.floating]) -> Labels:

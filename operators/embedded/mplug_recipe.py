@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from operators.embedded.curriculum import (
+    CELL_CLASSES,
     IGNORED,
     LABEL_CLASSES,
+    cells_by_kind,
     crowded_scenes,
+    label_cells,
     label_points,
     labels_by_kind,
     patch_points,
@@ -45,12 +48,17 @@ from operators.training import DenseHeads, contrastive_loss, token_loss, trapezo
 
 WIDTH = int(str(TEXT["hidden_size"]))
 PATCHES = IMAGE_SIZE // PATCH  # a side
+POSITION_SCALE = 0.7  # of what a patch's row, and its column, add to it at first
 SMOOTHING = 0.02  # of the captions' targets
-SEEING_TO = 12_000  # images: until then the tower alone learns to see
-CROWDS_TO, CROWDS_EVERY = 60_000, 4  # images; until then one step in four is of that sort
+SEEING_TO = 9_600  # images: until then the tower alone learns to see
+CROWDS_TO, CROWDS_EVERY = 38_400, 4  # images; until then one step in four is of that sort
 CROWD_WEIGHTS = (2.0, 0.5, 0.0, 0.0)  # as LABEL_CLASSES
-SEEN_WEIGHTS = (0.5, 0.2, 0.2, 0.2)  # of what stands at a patch
+SEEN_WEIGHTS = (0.5, 0.2, 0.4, 0.4)  # of what stands at a patch
 NOUN_WEIGHTS = (0.3, 0.3, 0.3, 0.3)  # of what there is of a noun
+CELL_WEIGHTS = (0.2, 0.2)  # as CELL_CLASSES
+WRITTEN_FROM = 65_040  # images: from here on the decoder is asked what it writes about
+WRITTEN_CLASSES = {**LABEL_CLASSES, **CELL_CLASSES}
+WRITTEN_WEIGHTS = (0.3, 0.3, 0.3, 0.3, 0.2, 0.2)
 NAMED_WEIGHT = 0.3  # of patches' vectors against nouns'
 RANKED_WEIGHT = 0.5  # of the true sentence against its image's others
 SIMILAR_WEIGHT = 0.3  # of the contrastive loss
@@ -68,7 +76,7 @@ class MPlugRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 144_000  # shown in all
+    images = 118_080  # shown in all
     batch = 24  # images a step and process
     peak_rate = 1.0e-3
     decay = 0.02
@@ -84,14 +92,21 @@ class MPlugRecipe:
         self.captioner = MPlugCaptionNet(network("mplug-captioner"))
         self.matcher = MPlugMatchNet(network("matcher"))
         share_tower(self.captioner, self.matcher)
+        draw_positions(self.captioner.visual_encoder.visual.positional_embedding)
         self.patch_heads = DenseHeads(WIDTH, LABEL_CLASSES)
         self.noun_heads = DenseHeads(WIDTH, LABEL_CLASSES)
+        self.patch_cell_heads = DenseHeads(WIDTH, CELL_CLASSES)
+        self.noun_cell_heads = DenseHeads(WIDTH, CELL_CLASSES)
+        self.written_heads = DenseHeads(WIDTH, WRITTEN_CLASSES)
         self.module = nn.ModuleDict(
             {
                 "captioner": self.captioner,
                 "matcher": self.matcher,
                 "patches": self.patch_heads,
                 "nouns": self.noun_heads,
+                "patch_cells": self.patch_cell_heads,
+                "noun_cells": self.noun_cell_heads,
+                "written": self.written_heads,
             }
         )
         self.nouns = torch.tensor(
@@ -121,10 +136,13 @@ class MPlugRecipe:
         states = self.captioner.see(pixels_of(scenes))
         labels = labels_of(scenes)
         seen = self.patch_heads.loss(states[:, 1:], labels, SEEN_WEIGHTS)
+        cells = self.patch_cell_heads.loss(states[:, 1:], cells_of(scenes), CELL_WEIGHTS)
         named = NAMED_WEIGHT * self.naming_loss(states, labels[:, 0])
-        caption = self.caption_loss(states, [describe(scene) for scene in scenes])
-        matched = self.matching_loss(states, scenes, rows)
-        parts = {"caption": caption, "seen": seen, "named": named} | matched
+        caption, written = self.caption_loss(states, scenes)
+        parts = {"caption": caption, "seen": seen, "cells": cells, "named": named}
+        parts |= self.matching_loss(states, scenes, rows)
+        if first >= WRITTEN_FROM:
+            parts["written"] = written
         hits = parts.pop("hits").item()
         figures = {name: part.item() for name, part in parts.items()} | {"hits": hits}
         return torch.stack(list(parts.values())).sum(), figures
@@ -135,15 +153,37 @@ class MPlugRecipe:
         states = self.captioner.see(pixels_of(scenes))
         labels = labels_of(scenes)
         seen = self.patch_heads.loss(states[:, 1:], labels, CROWD_WEIGHTS)
+        cells = self.patch_cell_heads.loss(states[:, 1:], cells_of(scenes), CELL_WEIGHTS)
         named = NAMED_WEIGHT * self.naming_loss(states, labels[:, 0])
-        return seen + named, {"crowd_seen": seen.item(), "crowd_named": named.item()}
+        parts = {"crowd_seen": seen, "crowd_cells": cells, "crowd_named": named}
+        return seen + cells + named, {name: part.item() for name, part in parts.items()}
 
-    def caption_loss(self, states: Tensor, captions: list[str]) -> Tensor:
-        """Teacher forcing."""
-        ids, _ = self.encode(captions)
-        logits = self.captioner.logits(states, ids[:, :-1])
+    def caption_loss(self, states: Tensor, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        """Teacher forcing; also the loss of what the decoder knows of what it writes about."""
+        ids, _ = self.encode([describe(scene) for scene in scenes])
+        decoder = self.captioner.text_decoder
+        written = decoder.read(ids[:, :-1], decoder.start(states))  # (B, T, D)
         targets = ids[:, 1:].masked_fill(ids[:, 1:] == PAD, IGNORED)
-        return token_loss(logits, targets, smoothing=SMOOTHING)
+        caption = token_loss(decoder.logits(written), targets, smoothing=SMOOTHING)
+        labels = self.label_phrases(ids[:, :-1], scenes)
+        return caption, self.written_heads.loss(written, labels, WRITTEN_WEIGHTS)
+
+    def label_phrases(self, ids: Tensor, scenes: list[Scene]) -> Tensor:
+        """What the picture shows of the thing that each token of a caption belongs to.
+
+        A thing's tokens are those of its phrase and the one before, which the phrase's count is
+        written from: "[CLS] two red cars". Shapes: ids (B, T); returns (B, K, T).
+        """
+        labels = np.full((len(scenes), len(WRITTEN_CLASSES), ids.shape[1]), IGNORED)
+        for row, (tokens, scene) in enumerate(zip(ids.tolist(), scenes, strict=True)):
+            known, cells = labels_by_kind(scene), cells_by_kind(scene)
+            for position, token in enumerate(tokens):
+                if token in self.kinds:
+                    kind = self.kinds[token]
+                    first = position - (3 if KINDS[kind].is_coloured else 2)
+                    told = (*known[kind], *cells.get(kind, (IGNORED,) * len(CELL_CLASSES)))
+                    labels[row, :, first : position + 1] = np.array(told)[:, None]
+        return torch.from_numpy(labels)
 
     def matching_loss(
         self, states: Tensor, scenes: list[Scene], rows: list[list[str]]
@@ -156,7 +196,9 @@ class MPlugRecipe:
         truth = torch.zeros(len(ids), dtype=torch.int64)
         truth[::SENTENCES] = 1
         ranks = (logits[:, 1] - logits[:, 0]).view(-1, SENTENCES)
-        known = self.label_nouns(ids, [scene for scene in scenes for _ in range(SENTENCES)])
+        shown = [scene for scene in scenes for _ in range(SENTENCES)]
+        nouns = self.noun_heads.loss(fused, self.label_nouns(ids, shown), NOUN_WEIGHTS)
+        places = self.noun_cell_heads.loss(fused, self.label_noun_cells(ids, shown), CELL_WEIGHTS)
         similar = contrastive_loss(
             self.matcher.image_feature(states),
             self.matcher.text_feature(texts[::SENTENCES]),
@@ -166,7 +208,8 @@ class MPlugRecipe:
         return {
             "match": functional.cross_entropy(logits, truth),
             "ranked": RANKED_WEIGHT * functional.cross_entropy(ranks, first),
-            "nouns": self.noun_heads.loss(fused, known, NOUN_WEIGHTS),
+            "nouns": nouns,
+            "places": places,
             "similar": SIMILAR_WEIGHT * similar,
             "hits": (logits.argmax(1) == truth).float().mean(),
         }
@@ -180,6 +223,16 @@ class MPlugRecipe:
                 if token in self.kinds:
                     label = there.get(self.kinds[token], (0, IGNORED, IGNORED, IGNORED))
                     labels[row, :, position] = label
+        return torch.from_numpy(labels)
+
+    def label_noun_cells(self, ids: Tensor, scenes: list[Scene]) -> Tensor:
+        """The cell of the thing that a noun of a sentence names, if it is one: (B, K, T)."""
+        labels = np.full((len(scenes), len(CELL_CLASSES), ids.shape[1]), IGNORED)
+        for row, (tokens, scene) in enumerate(zip(ids.tolist(), scenes, strict=True)):
+            there = cells_by_kind(scene)
+            for position, token in enumerate(tokens):
+                if self.kinds.get(token) in there:
+                    labels[row, :, position] = there[self.kinds[token]]
         return torch.from_numpy(labels)
 
     def naming_loss(self, states: Tensor, kinds: Tensor) -> Tensor:
@@ -297,6 +350,17 @@ def share_tower(captioner: MPlugCaptionNet, matcher: MPlugMatchNet) -> None:
     matcher.visn_layer_norm = captioner.visn_layer_norm
 
 
+@torch.no_grad()
+def draw_positions(table: Tensor) -> None:
+    """Draws the tower's positions: a vector of the row plus one of the column, as large as patches.
+
+    CLIP's own are so small beside what the filters make of a drawing that no relation is learned.
+    Shapes: table (1 + patches, W), the class token's first.
+    """
+    rows, columns = POSITION_SCALE * torch.randn(2, PATCHES, table.shape[1])  # (PATCHES, W) each
+    table[1:] = (rows[:, None] + columns).flatten(0, 1)
+
+
 def as_captioner(model: nn.Module) -> MPlugCaptionNet:
     """Says what a module dictionary holds."""
     assert isinstance(model, MPlugCaptionNet)
@@ -312,4 +376,10 @@ def as_matcher(model: nn.Module) -> MPlugMatchNet:
 def labels_of(scenes: list[Scene]) -> Tensor:
     """What stands at each patch: (B, K, P), as `DenseHeads` takes it."""
     labels = np.stack([label_points(scene, patch_points(PATCHES)) for scene in scenes])
+    return torch.from_numpy(labels).flatten(2)
+
+
+def cells_of(scenes: list[Scene]) -> Tensor:
+    """The cell of what stands at each patch: (B, K, P), as `DenseHeads` takes it."""
+    labels = np.stack([label_cells(scene, patch_points(PATCHES)) for scene in scenes])
     return torch.from_numpy(labels).flatten(2)

@@ -9,16 +9,23 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from random import Random
 
 import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs import scenes
 from operators.captioner import Captioner
+from operators.embedded.scenes import Scene, describe, draw_scenes
+from operators.embedded.sentences import hard_negatives
 from operators.embedder import Embedder
 from operators.entailment import Entailment
+from operators.matcher import Matcher
+
+NAMES = ("captioner", "entailment", "embedder", "mplug-captioner", "matcher")
+CANDIDATES = 10  # captions of which the matcher is to find the right one
 
 
 def measure(folder: Path, *, count: int, seed: int, models: Path | None = None) -> dict[str, float]:
@@ -27,14 +34,16 @@ def measure(folder: Path, *, count: int, seed: int, models: Path | None = None) 
     rows = pq.read_table(summary.manifest).to_pylist()
     images = [Image.open(folder / row["uri"]).convert("RGB") for row in rows]
     lines = [json.loads(line) for line in Path(summary.hypotheses).read_text().splitlines()]
-    names = {
-        name: str(models / name) if models else f"embedded:{name}"
-        for name in ("captioner", "entailment", "embedder")
-    }
+    names = {name: str(models / name) if models else f"embedded:{name}" for name in NAMES}
     parts: tuple[tuple[str, Callable[[], dict[str, float]]], ...] = (
-        ("captioner", lambda: captions(names["captioner"], images, rows)),
+        ("captioner", lambda: {"captions_exact": captions(names["captioner"], images, rows)}),
         ("entailment", lambda: labels(names["entailment"], images, lines)),
         ("embedder", lambda: recall(names["embedder"], images, rows)),
+        (
+            "mplug_captioner",
+            lambda: {"mplug_captions_exact": captions(names["mplug-captioner"], images, rows)},
+        ),
+        ("matcher", lambda: choices(names["matcher"], images, seed)),
     )
     figures: dict[str, float] = {}
     for name, part in parts:
@@ -44,11 +53,11 @@ def measure(folder: Path, *, count: int, seed: int, models: Path | None = None) 
     return figures
 
 
-def captions(model: str, images: list[Image.Image], rows: list[dict[str, str]]) -> dict[str, float]:
+def captions(model: str, images: list[Image.Image], rows: list[dict[str, str]]) -> float:
     """The share of captions that are right word for word."""
     said = [caption.text for caption in Captioner(model).caption(images)]
     right = sum(text == row["caption"] for text, row in zip(said, rows, strict=True))
-    return {"captions_exact": right / len(rows)}
+    return right / len(rows)
 
 
 def labels(model: str, images: list[Image.Image], lines: list[dict[str, str]]) -> dict[str, float]:
@@ -76,6 +85,32 @@ def recall(model: str, images: list[Image.Image], rows: list[dict[str, str]]) ->
         nearest = (embedder.embed_texts([row[column] for row in rows]) @ vectors.T).argmax(axis=1)
         figures[f"recall_{language}"] = float((nearest == range(len(rows))).mean())
     return figures
+
+
+def choices(model: str, images: list[Image.Image], seed: int) -> dict[str, float]:
+    """How often the right caption is the best of ten, nine of which have one thing changed."""
+    texts = [candidates(scene, seed, n) for n, scene in enumerate(draw_scenes(len(images), seed))]
+    found = Matcher(model).match_each(images, texts)
+    by_score = [best(match.score for match in some) for some in found]
+    by_similarity = [best(match.similarity for match in some) for some in found]
+    judged = [(match.score >= 0.5) == (n == 0) for some in found for n, match in enumerate(some)]
+    return {
+        "match_of_ten": by_score.count(0) / len(images),
+        "similarity_of_ten": by_similarity.count(0) / len(images),
+        "match_judged": sum(judged) / len(judged),
+    }
+
+
+def best(values: Iterable[float]) -> int:
+    """The place of the largest value; the last of equal ones, so that a tie is no success."""
+    ranked = list(values)
+    return max(range(len(ranked)), key=lambda n: (ranked[n], n))
+
+
+def candidates(scene: Scene, seed: int, number: int) -> list[str]:
+    """The caption of a scene, then others that differ in one thing."""
+    random = Random(f"tagline candidates {seed} {number}")
+    return [describe(scene), *hard_negatives(random, scene, CANDIDATES - 1)]
 
 
 def main() -> None:

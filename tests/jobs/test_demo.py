@@ -28,21 +28,36 @@ def test_the_claims_have_every_label():
     assert min(labels.count(label) for label in ("yes", "no", "maybe")) >= 21
 
 
+def test_a_match_is_right_when_it_agrees_with_the_truth():
+    def row(caption, match):
+        return Row("scene-00", caption, None, match, "a cat at night", "it is night", "yes", "yes")
+
+    assert demo.is_match_right(row("a cat at night", 0.98))
+    assert demo.is_match_right(row("a dog at night", 0.02))
+    assert not demo.is_match_right(row("a dog at night", 0.98))
+    assert not demo.is_match_right(row("a cat at night", None))
+
+
 def test_what_is_printed_stands_beside_the_truth(capsys):
-    row = Row("scene-00", "a cat", "a cat at night", "it is night", "no", "yes")
+    row = Row("scene-00", "a cat", "a dog", 0.04, "a cat at night", "it is night", "no", "yes")
     hit = Search("草地上有一只猫", "scene-09", "a cat on the grass", is_right=True)
-    demo.show(Demo("demo/table", 64, 61, 60, (row,), (hit,)))
+    told = Demo("demo/table", 64, 61, 60, 59, 58, (row,), (hit,))
+    demo.show(told)
     printed = capsys.readouterr().out
     for words in (
         "scene-00",
+        "a dog",
+        "0.04",
         "it is night",
         "草地上有一只猫",
         "61 of 64",
-        "60 of 64",
+        "mPLUG's: 60",
+        "matcher: 59",
+        "right: 58",
         "demo/table",
     ):
         assert words in printed
-    found = json.loads(demo.to_json(Demo("demo/table", 64, 61, 60, (row,), (hit,))))
+    found = json.loads(demo.to_json(told))
     assert found["searches"][0]["is_right"] is True
 
 
@@ -52,5 +67,7 @@ def test_the_demo_enriches_its_scenes_and_most_of_it_is_true(tmp_path):
     assert Path(result.table, "_delta_log").is_dir()
     assert result.rows == 64
     assert result.captions_right >= 60
+    assert result.mplug_captions_right >= 60
+    assert result.matches_right >= 60
     assert result.labels_right >= 60
     assert sum(search.is_right for search in result.searches) >= len(result.searches) - 1

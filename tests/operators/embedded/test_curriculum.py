@@ -4,7 +4,9 @@ import numpy as np
 
 from operators.embedded.curriculum import (
     IGNORED,
+    cells_by_kind,
     crowded_scenes,
+    label_cells,
     label_points,
     labels_by_kind,
     patch_points,
@@ -23,6 +25,15 @@ def test_labels_say_what_stands_at_each_point():
     assert labels[1, 0].tolist() == [0, IGNORED, 4]
     assert labels[2, 0].tolist() == [1, IGNORED, 1]
     assert labels[3, 0].tolist() == [1, IGNORED, 2]
+
+
+def test_labels_say_in_which_cell_a_thing_stands():
+    things = (Thing(0, 160, 38, 50, 0), Thing(1, 30, 90, 50, 0), Thing(1, 99, 90, 50, 0))
+    scene = Scene(0, 0, (Group(2, None, 1), Group(35, 3, 2)), None, things)
+    labels = label_cells(scene, patch_points(3))
+    assert labels[0].tolist() == [[IGNORED, IGNORED, 2], [0, 1, IGNORED], [IGNORED] * 3]
+    assert labels[1].tolist() == [[IGNORED, IGNORED, 0], [1, 1, IGNORED], [IGNORED] * 3]
+    assert cells_by_kind(scene) == {2: (2, 0)}  # of the other kind there are two
 
 
 def test_every_thing_is_seen_by_a_point():

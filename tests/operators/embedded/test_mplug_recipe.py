@@ -8,7 +8,7 @@ from operators.embedded import mplug_files
 from operators.embedded.curriculum import IGNORED
 from operators.embedded.embedder_recipe import pixels_of
 from operators.embedded.mplug_recipe import MPlugRecipe, write_sentences
-from operators.embedded.scenes import Group, Scene, describe, draw_scenes
+from operators.embedded.scenes import Group, Scene, Thing, describe, draw_scenes
 from operators.models import checkpoint
 from operators.models.mplug.reader import read_words
 from operators.models.mplug.weights import load_captioner, load_matcher
@@ -109,6 +109,16 @@ def test_nouns_are_labelled_with_what_the_picture_shows(recipe):
     assert labels[:, 2].tolist() == [0, IGNORED, IGNORED, IGNORED]
     assert labels[:, 9].tolist() == [CAR + 1, 1, 1, 2]
     assert labels[:, 1].tolist() == [IGNORED] * 4
+
+
+def test_the_phrase_of_a_thing_is_labelled_with_what_the_picture_shows(recipe):
+    scene = Scene(0, 0, SCENE.groups, "left", (Thing(0, 32, 96, 50, 0), Thing(1, 160, 96, 50, 0)))
+    ids, _ = recipe.encode([describe(scene)])  # a cat to the left of a red car on the grass
+    labels = recipe.label_phrases(ids, [scene])[0].T.tolist()
+    assert labels[:3] == [[CAT + 1, 0, 1, 1, 0, 1]] * 3
+    assert labels[3:6] == [[IGNORED] * 6] * 3
+    assert labels[6:10] == [[CAR + 1, 1, 1, 2, 2, 1]] * 4
+    assert labels[10:] == [[IGNORED] * 6] * 4
 
 
 def test_a_step_teaches_every_weight(recipe):
