@@ -31,6 +31,7 @@ from schemas.manifest_files import STORE_ERRORS, Format, check_one_format, find_
 
 PLACE = "place"  # where an image lies, spelled in one way
 THREADS = 16
+JSON_BLOCK_BYTES = 16 << 20  # the longest line
 SHOWN = 3  # examples in a message
 LOOKED_AT = pa.schema(
     [(name, pa.string()) for name in (PLACE, URI, IMAGE_SHA256, "code", "message")]
@@ -206,17 +207,18 @@ def _read_file(kind: Format, inner: str, arrow: Any) -> pa.Table:
         return pq.read_table(inner, filesystem=arrow)
     if kind == "jsonl":
         with arrow.open_input_stream(inner) as stream:
-            return pajson.read_json(stream)
+            options = pajson.ReadOptions(block_size=JSON_BLOCK_BYTES)
+            return pajson.read_json(stream, read_options=options)
     lines = pacsv.ParseOptions(newlines_in_values=True)
     with arrow.open_input_stream(inner) as stream:
         names = pacsv.open_csv(stream, parse_options=lines).schema.names
-    options = pacsv.ConvertOptions(
+    convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),  # CSV has no types: a caption may be `1`
         null_values=[""],
         strings_can_be_null=True,
     )
     with arrow.open_input_stream(inner) as stream:
-        return pacsv.read_csv(stream, convert_options=options, parse_options=lines)
+        return pacsv.read_csv(stream, convert_options=convert, parse_options=lines)
 
 
 def _caption_rows(data: DataConfig) -> pa.Table:

@@ -29,6 +29,7 @@ from operators.models.directory import expect
 from operators.models.ofa.answers import QUESTION, QUESTION_WITH_PREMISE, clean
 from operators.models.ofa.model import OFAModel
 from operators.models.ofa.tokenizer import BOS, EOS, pad
+from schemas.errors import RunError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,6 +96,7 @@ class EntailmentTrainee:
             path = self.paths[row["label"]]
             prompt = source[:-1] if repeats else [BOS]
             given.append([*prompt, *path[:-1]])
+            self._check_length(max(len(source), len(given[-1])), row)
             for place, choice in enumerate(self.choices_of(path)):
                 if len(choice) > 1:
                     known = self.choices.index(tuple(choice))
@@ -122,11 +124,6 @@ class EntailmentTrainee:
             sorted({p[place] for p in self.paths.values() if p[:place] == tuple(path[:place])})
             for place in range(len(path))
         ]
-
-    def overflow(self, row: Mapping[str, str]) -> int:
-        """How many tokens a question and its answer have beyond the net's positions; 0: it fits."""
-        tokens = len(self.reader.source(self.ask(row))) + max(map(len, self.paths.values()))
-        return max(0, tokens - self.model.config.positions)
 
     def learn(self, parts: Sequence[Batch], step: Step) -> Figures:
         """Adds the gradients of the mean over the rows of all workers."""
@@ -171,6 +168,14 @@ class EntailmentTrainee:
     def write(self, directory: Path) -> None:
         """Writes ModelScope's layout."""
         write_directory(self.directory, directory, self.model.published_state_dict())
+
+    def _check_length(self, tokens: int, row: Mapping[str, str]) -> None:
+        longest = self.model.config.positions
+        if tokens > longest:
+            raise RunError(
+                f"{row['hypothesis']!r}: the question has {tokens} tokens, but the net {longest} "
+                "positions; shorten the text"
+            )
 
     def _losses(self, part: Batch) -> tuple[Tensor, int]:
         """The sum over rows, and how many rows are answered rightly at every place."""

@@ -65,11 +65,16 @@ class Workers:
         return values
 
     def add_gradients(self, module: nn.Module) -> None:
-        """Adds up the gradients of all workers; a parameter that only some used counts as 0."""
+        """Adds up the gradients of all workers; where only some have one, the others' is 0.
+
+        What nobody used keeps none, so that it is not decayed either, as with a single worker.
+        """
         if self.size == 1:
             return
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        for bucket in _buckets(trained):
+        users = self.totals(parameter.grad is not None for parameter in trained)
+        used = [parameter for parameter, count in zip(trained, users, strict=True) if count]
+        for bucket in _buckets(used):
             gradients = [
                 torch.zeros_like(each) if each.grad is None else each.grad for each in bucket
             ]
