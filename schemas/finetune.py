@@ -99,7 +99,7 @@ class FinetuneConfig(Strict):
         precision: of the arithmetic; weights stay float32.
         freeze: parts of the model that do not learn, or names of parameters as published.
         freeze_epochs: after which they do; None for never.
-        augment: how images are changed.
+        augment: how images are changed; `published` is for an embedder.
         recompute: activations on the way back, to save memory.
         teacher: a larger model of the same task and vocabulary to learn from too; OFA only.
         teaching: its share of the loss.
@@ -130,7 +130,7 @@ class FinetuneConfig(Strict):
     precision: Precision = "float32"
     freeze: tuple[str, ...] = ()
     freeze_epochs: float | None = Field(default=None, gt=0)
-    augment: Literal["published", "none"] = "published"
+    augment: Literal["published", "none"] | None = None
     recompute: bool = False
     teacher: str | None = None
     teaching: float = Field(default=0.5, gt=0, le=1)

@@ -29,6 +29,7 @@ class Recipe:
         clip: the largest norm of the gradients; 0 for any.
         smoothing: of labels.
         epochs: over all rows.
+        is_augmented: whether images are changed.
     """
 
     learning_rate: float
@@ -40,6 +41,7 @@ class Recipe:
     clip: float
     smoothing: float
     epochs: float
+    is_augmented: bool = False
 
 
 OFA = Recipe(1e-5, "polynomial", 0.06, 0.01, (0.9, 0.999), 1e-8, 1.0, 0.1, 5)
@@ -47,9 +49,18 @@ MPLUG = Recipe(1e-5, "cosine", 0, 0.02, (0.9, 0.999), 1e-8, 0, 0.0, 5)
 RECIPES = {  # architecture and use
     ("ofa", "captioner"): OFA,
     ("ofa", "entailment"): replace(OFA, learning_rate=2e-5, smoothing=0.0),
-    ("chinese_clip", "embedder"): Recipe(5e-5, "cosine", 0.01, 0.01, (0.9, 0.98), 1e-6, 0, 0.0, 3),
+    ("chinese_clip", "embedder"): Recipe(
+        5e-5, "cosine", 0.01, 0.01, (0.9, 0.98), 1e-6, 0, 0.0, 3, is_augmented=True
+    ),
     ("mplug", "captioner"): MPLUG,
     ("mplug", "matcher"): MPLUG,
+}
+EMBEDDED = Recipe(6e-4, "cosine", 0.05, 0.02, (0.9, 0.98), 1e-8, 1.0, 0.02, 5)
+SMALL = {  # the models that ship with tagline are small: they need, and bear, higher rates
+    "captioner": EMBEDDED,
+    "entailment": replace(EMBEDDED, learning_rate=3e-4),
+    "embedder": replace(EMBEDDED, learning_rate=3e-4, smoothing=0.0),
+    "matcher": replace(EMBEDDED, learning_rate=2e-4, smoothing=0.0),
 }
 
 
@@ -64,6 +75,8 @@ def recipe_of(config: FinetuneConfig) -> Recipe:
     if config.teacher is not None and architecture != "ofa":
         raise ConfigError(f"teacher is for OFA; {config.model!r} is of {architecture}")
     recipe = RECIPES[architecture, config.use]
+    if config.model.startswith("embedded:"):
+        recipe = SMALL[config.use]
     if config.smoothing and config.use in ("embedder", "matcher"):
         raise ConfigError(f"smoothing is for captions and answers; {config.use!r} has neither")
     given = {
@@ -71,6 +84,8 @@ def recipe_of(config: FinetuneConfig) -> Recipe:
         for name in ("learning_rate", "schedule", "warmup", "weight_decay", "clip", "smoothing")
         if (value := getattr(config, name)) is not None
     }
+    if config.augment is not None:
+        given["is_augmented"] = config.augment == "published"
     return replace(recipe, **given)
 
 
@@ -142,7 +157,7 @@ def _embedder(config: FinetuneConfig, recipe: Recipe, directory: Path) -> Traine
     from operators.finetuning.embedder import EmbedderTrainee
 
     return EmbedderTrainee(
-        directory, is_augmented=config.augment == "published", has_checkpoints=config.recompute
+        directory, is_augmented=recipe.is_augmented, has_checkpoints=config.recompute
     )
 
 

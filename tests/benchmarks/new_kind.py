@@ -33,14 +33,8 @@ TRAINING = {
     "use": "captioner",
     "model": "embedded:captioner",
     "batch": 64,
-    "epochs": 5,
-    "learning_rate": 6.0e-4,
-    "schedule": "cosine",
-    "warmup": 0.05,
-    "smoothing": 0.02,
     "metric": "exact",
     "validate_every": 100,
-    "augment": "none",
 }
 
 
