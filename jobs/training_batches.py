@@ -8,6 +8,7 @@ import math
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -62,13 +63,18 @@ class Order:
     def batch_of(self, step: int) -> Rows:
         """The rows of a step, from 0 on."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        shuffled = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        return np.array_split(shuffled, self.steps_per_epoch)[number].astype(np.int64)
+        shuffled = _shuffled(self.rows, self.seed, epoch)
+        return np.array_split(shuffled, self.steps_per_epoch)[number]
 
     def parts_of(self, step: int, workers: Workers, parts: int) -> list[Rows]:
         """A worker's rows of a step, in parts; none is empty, but there may be none at all."""
         own = np.array_split(self.batch_of(step), workers.size)[workers.rank]
         return [part for part in np.array_split(own, parts) if len(part)]
+
+
+@lru_cache(maxsize=2)  # the epoch that is computed, and the one that is fetched ahead
+def _shuffled(rows: int, seed: int, epoch: int) -> Rows:
+    return np.random.default_rng([seed, epoch]).permutation(rows).astype(np.int64)
 
 
 class Loader:
