@@ -105,6 +105,7 @@ def test_the_job_shown_is_a_job():
         "caption",
         "entailment",
         "embedding",
+        "match",
     ]
 
 
