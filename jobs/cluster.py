@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ ENVIRONMENT = {  # of a Ray of its own
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
     "RAY_worker_niceness": "0",  # else 15: any other process would go first
 }
+KNOCK_SECONDS = 10.0  # for a cluster's port to answer
 START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
 MEMORY_LIMIT_FILES = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -152,12 +154,20 @@ def _join(address: str) -> None:
     import ray
 
     try:
+        _knock(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunError(
             f"no Ray cluster answers at {address!r}: {error}; start one, or leave out --address "
             "and RAY_ADDRESS to run on this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT, for which Ray would wait minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _connected_capacity() -> Capacity:

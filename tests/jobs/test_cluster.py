@@ -5,6 +5,7 @@ import os
 import pytest
 
 from jobs import cluster
+from schemas.errors import RunError
 
 
 def test_a_cluster_is_named_by_the_option_then_by_the_environment(monkeypatch):
@@ -14,6 +15,15 @@ def test_a_cluster_is_named_by_the_option_then_by_the_environment(monkeypatch):
     assert cluster.cluster_address() == "10.0.0.1:6379"
     assert cluster.cluster_address("10.0.0.2:6379") == "10.0.0.2:6379"
     assert cluster.cluster_address("local") is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_an_address_where_nothing_listens_is_told_at_once(address):
+    with (
+        pytest.raises(RunError, match=rf"no Ray cluster answers at '{address}': .*refused"),
+        cluster.connected(address),
+    ):
+        pytest.fail("there is no cluster")
 
 
 def test_hidden_gpus_are_not_counted(monkeypatch):
