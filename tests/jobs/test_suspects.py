@@ -17,7 +17,7 @@ def computed(config, needed=("brightness", "scaled")):
     operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
     planned = plan(config, operators)
     assert len(planned.shards) == 4
-    run = _Run(planned, config, operators, None)
+    run = _Run(planned, config, operators, address=None, rounds=0)
     reports = [compute_suspect(run.work, shard, needed) for shard in planned.shards[:1]]
     return reports[0], job.part_rows(planned, planned.shards[0])
 
