@@ -230,6 +230,20 @@ def models(context: typer.Context) -> None:
         raise typer.Exit(code)
 
 
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
+def evaluate(context: typer.Context) -> None:
+    """Score captions, labels and rankings; `tagline evaluate --help` tells more."""
+    from jobs.evaluate import app as verbs
+
+    verbs(context.args, prog_name="tagline evaluate", standalone_mode=False)
+
+
 @app.command(no_args_is_help=True)
 def finetune(
     config: Annotated[

@@ -29,7 +29,7 @@ _CIDER_SIGMA = 6.0  # tokens; of the Gaussian that punishes another length
 _CIDER_SCALE = 10.0
 
 
-def bleu(statistics: Integers) -> Floats:
+def bleu(statistics: Integers | Floats) -> Floats:
     """BLEU-1 to BLEU-4 of one corpus, or of many at once.
 
     Args:
