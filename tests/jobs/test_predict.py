@@ -11,10 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
+from PIL import Image
 
 from jobs import demo, enrich, evaluation, predict
 from jobs.cluster import connected
 from jobs.evaluation import Source
+from operators.embedder import Embedder
+from schemas.enriched import ERROR_TYPE
 from schemas.errors import DatasetError
 from tests import tiny
 
@@ -23,7 +27,7 @@ IMAGES = tiny.DATA / "images"
 SCENES = 12
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def _ray():
     with connected():
         yield
@@ -47,6 +51,7 @@ def scenes():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
 def test_captions_of_a_model_are_computed_once(tmp_path, request):
     images = [{"id": at, "file_name": row["uri"]} for at, row in enumerate(scenes())]
     annotations = [
@@ -66,6 +71,7 @@ def test_captions_of_a_model_are_computed_once(tmp_path, request):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
 def test_pairs_are_judged_by_a_model(tmp_path):
     words = {"yes": "entailment", "maybe": "neutral", "no": "contradiction"}
     folder = tmp_path / "flickr30k-images"
@@ -91,6 +97,7 @@ def test_pairs_are_judged_by_a_model(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
 def test_retrieval_of_a_model_gets_the_published_score(chinese_clip, tmp_path, request):
     texts = tmp_path / "valid_texts.jsonl"
     texts.write_text("\n".join(map(json.dumps, GOLDEN["texts"])), "utf-8")
@@ -115,11 +122,20 @@ def test_zero_shot_classes_are_the_published_ones(chinese_clip, tmp_path):
     zero_shot = GOLDEN["zero_shot"]
     names = {int(image): name for image, name in GOLDEN["images"].items()}
     (tmp_path / "label_cn.txt").write_text("\n".join(zero_shot["classes"]), "utf-8")
+    paths = []
     for image, predicted in zip(zero_shot["image_ids"], zero_shot["prediction"], strict=True):
         folder = tmp_path / "test" / str(predicted)
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(IMAGES / names[image], folder)
-    source = Source(column="embedding", model=chinese_clip, to=tmp_path / "run")
+        paths.append(Path(shutil.copy(IMAGES / names[image], folder)))
+    vectors = Embedder(chinese_clip).embed([Image.open(path).convert("RGB") for path in paths])
+    columns = {
+        "image_id": [str(path.relative_to(tmp_path / "test")) for path in paths],
+        "uri": [str(path) for path in paths],
+        "error": pa.nulls(len(paths), ERROR_TYPE),
+        "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32())),
+    }
+    write_deltalake(str(tmp_path / "table"), pa.table(columns))
+    source = Source(column="embedding", model=chinese_clip, table=str(tmp_path / "table"))
     templates = tuple(zero_shot["templates"])
     report = evaluation.classification(tmp_path, source, templates=templates)
     assert report.evaluation.answer["accuracy"] == 1.0
