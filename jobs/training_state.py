@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.models.checkpoint import WEIGHT_FILES
+from operators.models.checkpoint import WEIGHT_FILES, write_json
 from schemas.errors import ConfigError
 from schemas.finetune import FinetuneConfig
 
@@ -184,10 +184,3 @@ class RunFolder:
                 found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 return found.get("config", {}) if path.name == RECORD else found
         return None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replaces a JSON file in one move."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)

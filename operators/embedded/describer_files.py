@@ -5,7 +5,6 @@ configuration. The vocabulary has whole words only, merged from their letters; a
 unknown.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +19,7 @@ from operators.embedded.kinds import (
     KINDS,
     THING_STATES,
 )
+from operators.models.checkpoint import write_json
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.model import OFAModel
 from operators.models.ofa.tokenizer import OFATokenizer
@@ -139,8 +139,3 @@ def configurations() -> dict[str, dict[str, object]]:
         name: {"framework": "pytorch", **content, "pipeline": {"type": content["task"]}}
         for name, content in (("captioner", captioner), ("entailment", entailment))
     }
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value for people to read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

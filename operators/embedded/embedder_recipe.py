@@ -5,7 +5,6 @@ twins of other images in it, which differ in one word. The directory it writes h
 layout.
 """
 
-import json
 import re
 from pathlib import Path
 from random import Random
@@ -32,6 +31,7 @@ from operators.embedded.kinds import (
     THING_STATES,
 )
 from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
+from operators.models.checkpoint import write_json
 from operators.models.chinese_clip import to_modelscope
 from operators.training import DenseHeads, contrastive_loss, cosine_rate
 
@@ -247,8 +247,3 @@ def pixels_of(scenes: list[Scene]) -> Tensor:
     images = [np.asarray(draw(scene).resize(size, Image.Resampling.BICUBIC)) for scene in scenes]
     pixels = (np.stack(images).astype(np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value for people to read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

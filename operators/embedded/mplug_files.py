@@ -21,6 +21,7 @@ from operators.embedded.kinds import (
     KINDS,
     THING_STATES,
 )
+from operators.models.checkpoint import write_json
 from operators.models.mplug.config import MPlugConfig
 
 PAD, UNKNOWN, START, END, MASK = 0, 100, 101, 102, 103
@@ -138,8 +139,3 @@ def halves(net: nn.Module) -> dict[str, Tensor]:
                 tensor.detach().half() if tensor.is_floating_point() else tensor.detach()
             ).contiguous()
     return stored
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value for people to read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

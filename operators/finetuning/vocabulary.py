@@ -5,7 +5,6 @@ only; a caption with another word could then never be written. Such words get a 
 merges, behind all others, and a row of the embedding, which begins near the mean of all rows.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 
 from operators.finetuning.weights import write_directory
-from operators.models.checkpoint import load_state_dict, read_json
+from operators.models.checkpoint import load_state_dict, read_json, write_json
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.model import SOURCE_OF_TIED, TIED
 from operators.models.ofa.tokenizer import UNK, OFATokenizer
@@ -58,8 +57,8 @@ def teach_words(directory: Path, words: list[str], target: Path) -> None:
         if name in state:
             state[name] = grown
     write_directory(directory, target, state)
-    _write_json(target / "vocab.json", vocabulary)
-    _write_json(target / "config.json", read_json(directory / "config.json") | {"vocab_size": size})
+    write_json(target / "vocab.json", vocabulary)
+    write_json(target / "config.json", read_json(directory / "config.json") | {"vocab_size": size})
     pairs = [f"{word[:end]} {word[end]}" for word in words for end in range(1, len(word))]
     text = (directory / "merges.txt").read_text(encoding="utf-8").rstrip("\n")
     known = set(text.split("\n"))
@@ -74,7 +73,3 @@ def _grown(rows: Tensor, first: int, last: int) -> Tensor:
     known = rows[:first]
     new = known.mean(dim=0) + NEARNESS * known.std(dim=0) * drawn
     return torch.cat([known, new, rows[last:]])
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ def write_directory(source: Path, target: Path, tensors: Mapping[str, Tensor]) -
     if target.resolve() == source.resolve():
         raise ModelError(f"{target}: the model that training begins with; write to another folder")
     target.mkdir(parents=True, exist_ok=True)
-    weights = weights_file(source)
+    weights = checkpoint.weights_file(source)
     kept = (checkpoint.RECORD, checkpoint.TRAINING_RECORD, *checkpoint.WEIGHT_FILES)
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in checkpoint.SUFFIXES and path.name not in kept:
@@ -43,18 +43,6 @@ def write_directory(source: Path, target: Path, tensors: Mapping[str, Tensor]) -
         torch.save(state, fresh)
     fresh.chmod(READABLE)
     os.replace(fresh, target / weights.name)
-
-
-def weights_file(directory: Path) -> Path:
-    """The file of a directory that holds its weights.
-
-    Raises:
-        ModelError: there is none.
-    """
-    for name in checkpoint.WEIGHT_FILES:
-        if (directory / name).is_file():
-            return directory / name
-    raise ModelError(f"{directory}: no weights; it should hold {checkpoint.WEIGHT_FILES[0]}")
 
 
 def _as_stored(tensor: Tensor) -> Tensor:

@@ -124,6 +124,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_json(path: Path, value: object) -> None:
+    """Writes a value for people to read; replaces the file that was there in one move."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+
+
 def digest(directory: Path) -> str:
     """Names what a model directory holds: a sha256 over the files that decide what it computes.
 
@@ -148,6 +155,20 @@ def file_digests(directory: Path) -> dict[str, str]:
     return found
 
 
+def weights_file(directory: Path) -> Path:
+    """Finds the file of a directory that holds its weights.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return directory / name
+    raise ModelError(
+        f"{directory}: no weights; it should hold {' or '.join(WEIGHT_FILES)}; fetch it again"
+    )
+
+
 def load_state_dict(path: Path, *, is_mapped: bool = False) -> dict[str, "Tensor"]:
     """Reads the tensors of a directory, or of one file of weights.
 
@@ -162,7 +183,7 @@ def load_state_dict(path: Path, *, is_mapped: bool = False) -> dict[str, "Tensor
     Raises:
         ModelError: no weights, a damaged file, or one that holds code; nothing of it was executed.
     """
-    file = _weights_file(path) if path.is_dir() else path
+    file = weights_file(path) if path.is_dir() else path
     state: Any = (
         _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file, is_mapped)
     )
@@ -220,15 +241,6 @@ def _embedded(name: str) -> Path:
         return directory
     there = sorted({path.parent.name for path in EMBEDDED.glob("*/config*.json")})
     raise ModelError(f"model 'embedded:{name}': the project ships {', '.join(there) or 'no model'}")
-
-
-def _weights_file(directory: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (directory / name).is_file():
-            return directory / name
-    raise ModelError(
-        f"{directory}: no weights; it should hold {' or '.join(WEIGHT_FILES)}; fetch it again"
-    )
 
 
 def _read_safetensors(file: Path) -> dict[str, "Tensor"]:
