@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
+from schemas import manifest_files
 from schemas.errors import ConfigError, TableError
 
 SCHEMES = ("file", "s3")
@@ -86,10 +86,8 @@ def filesystem(uri: str) -> Any:
 
 
 def arrow_filesystem(uri: str) -> Any:
-    """The filesystem for pyarrow's readers and writers; its own one locally, which is faster."""
-    if scheme_of(uri) == "file":
-        return pafs.LocalFileSystem()
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem(uri)))
+    """The filesystem for pyarrow's readers and writers."""
+    return manifest_files.arrow_filesystem(filesystem(uri))
 
 
 def inner_path(uri: str) -> str:

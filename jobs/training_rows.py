@@ -12,13 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
-import pyarrow.parquet as pq
 
 from jobs import storage
 from operators.fetcher import Fetcher
@@ -27,11 +23,17 @@ from schemas.config import nearest
 from schemas.enriched import IMAGE_ID, IMAGE_SHA256, URI
 from schemas.errors import ManifestError, RowFault
 from schemas.finetune import LABELS, LABELS_OF_SNLI, DataConfig, FinetuneConfig
-from schemas.manifest_files import STORE_ERRORS, Format, check_one_format, find_files, format_of
+from schemas.manifest_files import (
+    STORE_ERRORS,
+    check_one_format,
+    find_files,
+    format_of,
+    stored_batches,
+    stored_schema,
+)
 
 PLACE = "place"  # where an image lies, spelled in one way
 THREADS = 16
-JSON_BLOCK_BYTES = 16 << 20  # the longest line
 SHOWN = 3  # examples in a message
 LOOKED_AT = pa.schema(
     [(name, pa.string()) for name in (PLACE, URI, IMAGE_SHA256, "code", "message")]
@@ -197,28 +199,11 @@ def _files(data: DataConfig, targets: Sequence[str]) -> Iterator[tuple[str, pa.T
         kind = format_of(inner)
         assert kind is not None  # checked by check_one_format
         try:
-            yield inner, _read_file(kind, inner, storage.arrow_filesystem(path))
+            schema = stored_schema(kind, inner, filesystem)
+            batches = stored_batches(kind, inner, filesystem, schema)
+            yield inner, pa.Table.from_batches(batches, schema)
         except (*STORE_ERRORS, pa.ArrowInvalid) as error:
             raise ManifestError(f"{inner}: cannot be read as {kind}: {error}") from error
-
-
-def _read_file(kind: Format, inner: str, arrow: Any) -> pa.Table:
-    if kind == "parquet":
-        return pq.read_table(inner, filesystem=arrow)
-    if kind == "jsonl":
-        with arrow.open_input_stream(inner) as stream:
-            options = pajson.ReadOptions(block_size=JSON_BLOCK_BYTES)
-            return pajson.read_json(stream, read_options=options)
-    lines = pacsv.ParseOptions(newlines_in_values=True)
-    with arrow.open_input_stream(inner) as stream:
-        names = pacsv.open_csv(stream, parse_options=lines).schema.names
-    convert = pacsv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),  # CSV has no types: a caption may be `1`
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    with arrow.open_input_stream(inner) as stream:
-        return pacsv.read_csv(stream, convert_options=convert, parse_options=lines)
 
 
 def _caption_rows(data: DataConfig) -> pa.Table:

@@ -15,10 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.fs as pafs
-import pyarrow.json as pajson
-import pyarrow.parquet as pq
 
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ManifestError
@@ -28,11 +24,11 @@ from schemas.manifest_files import (
     check_one_format,
     find_files,
     format_of,
+    stored_batches,
+    stored_schema,
 )
 from schemas.plain_types import is_text, plain_type, value_type
 
-BATCH_ROWS = 65_536
-JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block
 OPEN_THREADS = 16
 COLUMN_NAME = re.compile(r"[^ ,;{}()\n\t=]+")  # what Delta allows without column mapping
 INSIDE_PREFIX = "_tagline"  # of columns that a plan adds for itself
@@ -139,65 +135,13 @@ def _open(
     path = f"s3://{inner}" if manifest.startswith("s3://") else inner
     version = str(info.get("ETag") or f"{info.get('size')}-{info.get('mtime')}").strip('"')
     try:
-        stored = _stored_schema(kind, inner, filesystem)
+        stored = stored_schema(kind, inner, filesystem)
     except (*STORE_ERRORS, pa.ArrowInvalid) as error:
         if info.get("size") == 0 or "Empty" in str(error):
             raise ManifestError(f"{path}: the file is empty; it needs image_id and uri") from error
         raise ManifestError(f"{path}: cannot be read as {kind}: {error}") from error
     renamed = _renamed(path, stored, columns)
     return ManifestFile(path, inner, kind, version, renamed, _plain_schema(path, renamed))
-
-
-def _arrow(filesystem: Any) -> Any:
-    """The filesystem for pyarrow's readers.
-
-    Locally its own: a reader of text that has failed may read ahead still while the process ends,
-    which aborts it when the reading is Python's.
-    """
-    if "file" in filesystem.protocol:
-        return pafs.LocalFileSystem()
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
-
-
-def _stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
-    """The columns of a file with the types they are read as."""
-    arrow = _arrow(filesystem)
-    if kind == "parquet":
-        return pq.read_schema(inner, filesystem=arrow).remove_metadata()
-    with arrow.open_input_stream(inner) as stream:
-        found = _text_reader(kind, stream, None).schema
-    if kind == "csv":
-        return pa.schema([(name, pa.string()) for name in found.names])
-    return pa.schema([(field.name, _told_by_json(field.type)) for field in found])
-
-
-def _told_by_json(kind: pa.DataType) -> pa.DataType:
-    """JSON knows no times: what looks like one is text, also inside of structs and lists."""
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_told_by_json(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(_told_by_json(kind.value_type))
-    return pa.string() if pa.types.is_timestamp(kind) or pa.types.is_null(kind) else kind
-
-
-def _text_reader(kind: Format, stream: Any, schema: pa.Schema | None) -> Any:
-    """A streaming reader of CSV or JSONL, held to `schema` when given."""
-    if kind == "csv":
-        options = pacsv.ConvertOptions(
-            column_types=schema,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        )
-        lines = pacsv.ParseOptions(newlines_in_values=True)
-        return pacsv.open_csv(stream, convert_options=options, parse_options=lines)
-    return pajson.open_json(
-        stream,
-        read_options=pajson.ReadOptions(block_size=JSON_BLOCK_BYTES),
-        parse_options=pajson.ParseOptions(
-            explicit_schema=schema, unexpected_field_behavior="error" if schema else "infer"
-        ),
-    )
 
 
 def _renamed(path: str, stored: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
@@ -307,26 +251,17 @@ def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
     """Streams one file as batches of the manifest's schema."""
     first_row = 1
     try:
-        for batch in _stored_batches(file, manifest):
+        theirs = [
+            field.with_name(manifest.columns.get(field.name, field.name)) for field in file.stored
+        ]
+        batches = stored_batches(file.format, file.inner, manifest.filesystem, pa.schema(theirs))
+        for batch in batches:
             yield from _converted(file, batch, manifest, first_row)
             first_row += batch.num_rows
     except (*STORE_ERRORS, pa.ArrowInvalid) as error:
         raise ManifestError(
             f"{file.path}: cannot be read as {file.format} after row {first_row - 1}: {error}"
         ) from error
-
-
-def _stored_batches(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    arrow = _arrow(manifest.filesystem)
-    if file.format == "parquet":
-        with pq.ParquetFile(file.inner, filesystem=arrow) as opened:
-            yield from opened.iter_batches(BATCH_ROWS)
-        return
-    theirs = [
-        field.with_name(manifest.columns.get(field.name, field.name)) for field in file.stored
-    ]
-    with arrow.open_input_stream(file.inner) as stream:
-        yield from _text_reader(file.format, stream, pa.schema(theirs))
 
 
 def _converted(

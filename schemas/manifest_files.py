@@ -1,8 +1,13 @@
-"""Where the files of a manifest are: a file, a folder or a glob, in any store."""
+"""The files of a manifest: where they are, in any store, and how what is in them is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
 
 from schemas.errors import ManifestError
@@ -17,6 +22,8 @@ FORMATS: Mapping[str, Format] = {
 }
 COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
 GLOB_SIGNS = frozenset("*?[")
+BATCH_ROWS = 65_536
+JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block; also the longest line
 STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
 
 
@@ -74,3 +81,68 @@ def check_one_format(path: str, formats: Sequence[Format | None]) -> None:
     if len(set(formats)) > 1:
         kinds = ", ".join(sorted({str(kind) for kind in formats}))
         raise ManifestError(f"{path}: mixes {kinds}; give a glob that matches one of them")
+
+
+def stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
+    """The columns of a file with the types they are read as."""
+    arrow = arrow_filesystem(filesystem)
+    if kind == "parquet":
+        return pq.read_schema(inner, filesystem=arrow).remove_metadata()
+    with arrow.open_input_stream(inner) as stream:
+        found = _text_reader(kind, stream, None).schema
+    if kind == "csv":
+        return pa.schema([(name, pa.string()) for name in found.names])
+    return pa.schema([(field.name, _told_by_json(field.type)) for field in found])
+
+
+def stored_batches(
+    kind: Format, inner: str, filesystem: Any, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Streams the rows of a file; text is held to `schema`, as `stored_schema` gives it."""
+    arrow = arrow_filesystem(filesystem)
+    if kind == "parquet":
+        with pq.ParquetFile(inner, filesystem=arrow) as opened:
+            yield from opened.iter_batches(BATCH_ROWS)
+        return
+    with arrow.open_input_stream(inner) as stream:
+        yield from _text_reader(kind, stream, schema)
+
+
+def arrow_filesystem(filesystem: Any) -> Any:
+    """The filesystem for pyarrow's readers.
+
+    Locally its own: a reader of text that has failed may read ahead still while the process ends,
+    which aborts it when the reading is Python's.
+    """
+    if "file" in filesystem.protocol:
+        return pafs.LocalFileSystem()
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+def _told_by_json(kind: pa.DataType) -> pa.DataType:
+    """JSON knows no times: what looks like one is text, also inside of structs and lists."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_told_by_json(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_told_by_json(kind.value_type))
+    return pa.string() if pa.types.is_timestamp(kind) or pa.types.is_null(kind) else kind
+
+
+def _text_reader(kind: Format, stream: Any, schema: pa.Schema | None) -> Any:
+    """A streaming reader of CSV or JSONL, held to `schema` when given."""
+    if kind == "csv":
+        options = pacsv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
+        lines = pacsv.ParseOptions(newlines_in_values=True)
+        return pacsv.open_csv(stream, convert_options=options, parse_options=lines)
+    return pajson.open_json(
+        stream,
+        read_options=pajson.ReadOptions(block_size=JSON_BLOCK_BYTES),
+        parse_options=pajson.ParseOptions(
+            explicit_schema=schema, unexpected_field_behavior="error" if schema else "infer"
+        ),
+    )
