@@ -33,7 +33,7 @@ from jobs.training_rows import (
 from jobs.training_state import Progress, RunFolder
 from operators.finetuning.recipes import Recipe, recipe_of, words_to_learn
 from operators.models import checkpoint
-from schemas.enriched import URI
+from schemas.enriched import IMAGE_SHA256, URI
 from schemas.errors import ConfigError, RunError, TaglineError
 from schemas.finetune import FinetuneConfig
 
@@ -116,36 +116,31 @@ def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:
     if done is None:
         splits = read_splits(config)
         with connected(address) as capacity:
-            counts = _prepare(config, folder, splits)
-            words = _teach_words(config, folder)
-            _train(config, recipe, folder, splits, capacity)
-        done = _record(config, recipe, folder, counts) | {"new_words": words}
+            rows = _prepare(config, folder, splits)
+            words = _teach_words(config, folder, rows["train"])
+            _train(config, recipe, folder, splits, rows["train"].num_rows, capacity)
+        done = _record(config, recipe, folder, rows) | {"new_words": words}
         folder.finish(done)
     return _summary(config, done, time.monotonic() - begun)
 
 
 def _prepare(
     config: FinetuneConfig, folder: RunFolder, splits: Mapping[str, Split]
-) -> dict[str, int]:
-    """Looks at all images, unless that was done before; keeps the rows whose image is good."""
-    if folder.kept_rows("train") is None or not folder.skipped.is_file():
+) -> dict[str, pa.Table]:
+    """Looks at all images, unless that was done before; the rows whose image is good, by split."""
+    if not folder.has_rows("train") or not folder.skipped.is_file():
         seen = {name: _look(config, split) for name, split in splits.items()}
         _list_skipped(config, folder, seen)
         if not config.allow_overlap:
             refuse_same_pictures(seen)
         for name in reversed(list(splits)):  # train last: its rows tell that all is done
             folder.keep_rows(name, healthy_rows(splits[name], seen[name]))
-    counts = {name: _count(folder.kept_rows(name)) for name in splits}
-    skipped = len(folder.skipped.read_text(encoding="utf-8").splitlines())
-    return counts | {"skipped": skipped}
+    return {name: folder.kept_rows(name) for name in splits}
 
 
-def _teach_words(config: FinetuneConfig, folder: RunFolder) -> list[str]:
+def _teach_words(config: FinetuneConfig, folder: RunFolder, rows: pa.Table) -> list[str]:
     """Writes the model that training begins with where it must learn words; returns them."""
-    rows = folder.kept_rows("train")
-    words = (
-        words_to_learn(config, rows.select(config.targets).to_pylist()) if rows is not None else []
-    )
+    words = words_to_learn(config, rows.select(config.targets).to_pylist())
     if words and not folder.beginning.is_dir():
         from operators.finetuning.vocabulary import teach_words
 
@@ -154,10 +149,6 @@ def _teach_words(config: FinetuneConfig, folder: RunFolder) -> list[str]:
         teach_words(checkpoint.resolve(config.model), words, fresh)
         os.replace(fresh, folder.beginning)
     return words
-
-
-def _count(table: pa.Table | None) -> int:
-    return 0 if table is None else pc.count_distinct(table["image_sha256"]).as_py()
 
 
 def _look(config: FinetuneConfig, split: Split) -> pa.Table:
@@ -215,6 +206,7 @@ def _train(
     recipe: Recipe,
     folder: RunFolder,
     splits: Mapping[str, Split],
+    rows: int,
     capacity: Capacity,
 ) -> None:
     """Runs the loop on Ray Train's workers, showing the curve as it grows."""
@@ -224,8 +216,7 @@ def _train(
 
     from jobs.training_loop import Task
 
-    table = folder.kept_rows("train")
-    count = workers_of(config, capacity, 0 if table is None else table.num_rows)
+    count = workers_of(config, capacity, rows)
     bare = {name: Split(name, None, split.policy) for name, split in splits.items()}
     begun = anchored(config)
     if folder.beginning.is_dir():
@@ -319,22 +310,23 @@ def _told(error: Any) -> TaglineError:
 
 
 def _record(
-    config: FinetuneConfig, recipe: Recipe, folder: RunFolder, counts: Mapping[str, int]
+    config: FinetuneConfig, recipe: Recipe, folder: RunFolder, rows: Mapping[str, pa.Table]
 ) -> dict[str, Any]:
     """What training.json says."""
     import torch
 
     state = torch.load(folder.state, map_location="cpu", weights_only=True)
     progress = Progress(**state["progress"])
-    tables = (folder.kept_rows(name) for name in ("train", "validation"))
+    images = {name: pc.count_distinct(table[IMAGE_SHA256]).as_py() for name, table in rows.items()}
+    skipped = len(folder.skipped.read_text(encoding="utf-8").splitlines())
     return {
         "command": "tagline finetune",
         "config": config.model_dump(mode="json"),
         "recipe": asdict(recipe),
         "model": checkpoint.digest(checkpoint.resolve(config.model)),
-        "data": digest_of(table for table in tables if table is not None),
+        "data": digest_of(rows.values()),
         "git": git_revision(),
-        "images": dict(counts),
+        "images": images | {"skipped": skipped},
         "metric": config.best_by if config.validation else None,
         **asdict(progress),
         "curve": folder.read_curve(),

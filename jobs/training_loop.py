@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import pyarrow as pa
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
@@ -83,7 +82,7 @@ class _Run:
         self.task, self.config, self.workers, self.device = task, config, workers, device
         self.trainee = build_trainee(config, recipe)
         self.trainee.to(device)
-        self.tables = {name: _rows(task.folder, name) for name in task.splits}
+        self.tables = {name: task.folder.kept_rows(name) for name in task.splits}
         table = self.tables["train"]
         self.order = Order(table.num_rows, config.batch, config.seed)
         if self.order.smallest < workers.size * config.accumulate:
@@ -337,29 +336,26 @@ def frozen_parameters(trainee: Trainee, freeze: tuple[str, ...]) -> list[nn.Para
     Raises:
         ConfigError: nothing is called so.
     """
-    named = {
-        trainee.published_name(name): parameter
-        for name, parameter in trainee.net.named_parameters()
-    }
-    every = [(trainee.published_name(n), p) for n, p in trainee.net.named_parameters()]
+    rules = trainee.rules
+    named = [(rules.published_name(name), p) for name, p in trainee.net.named_parameters()]
     prefixes: list[str] = []
     for wished in freeze:
-        found = trainee.frozen_parts.get(wished, (wished,))
-        if not any(name.startswith(found) for name in named):
+        found = rules.parts.get(wished, (wished,))
+        if not any(name.startswith(found) for name, _ in named):
             raise ConfigError(
                 f"freeze: the model has nothing called {wished!r}; "
-                f"{nearest(wished, [*trainee.frozen_parts, *named][:40])}"
+                f"{nearest(wished, [*rules.parts, *dict(named)][:40])}"
             )
         prefixes += found
-    return [p for name, p in every if prefixes and name.startswith(tuple(prefixes))]
+    return [p for name, p in named if prefixes and name.startswith(tuple(prefixes))]
 
 
 def build_optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW over groups of parameters that share decay and rate, told by their published names."""
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in trainee.net.named_parameters():
-        published = trainee.published_name(name)
-        key = trainee.is_decayed(published, parameter), trainee.rate_of(published)
+        published = trainee.rules.published_name(name)
+        key = trainee.rules.is_decayed(published, parameter), trainee.rules.rate_of(published)
         groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -374,9 +370,3 @@ def build_optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
         betas=recipe.betas,
         eps=recipe.epsilon,
     )
-
-
-def _rows(folder: RunFolder, name: str) -> pa.Table:
-    table = folder.kept_rows(name)
-    assert table is not None  # written before any worker starts
-    return table

@@ -3,7 +3,6 @@
 Each worker computes its share of the images; figures are made of all answers together.
 """
 
-import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jobs.ptb_tokenizer import tokenize
 from operators.base import apply
 from operators.fetcher import Fetcher
 from operators.finetuning.workers import Workers
+from operators.models.ofa.captions import PUNCTUATION
 from schemas.enriched import ERROR, IMAGE_SHA256, URI
 from schemas.errors import RunError
 from schemas.finetune import FinetuneConfig
@@ -25,7 +25,6 @@ Figures = dict[str, float]
 
 ROWS_AT_ONCE = 64
 RIVALS = 15  # texts of other images that an image's own must beat
-PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def answer(
@@ -192,22 +191,19 @@ def _matches(
     operator = Matcher(directory, name="matched", text="text")
     rows: list[Mapping[str, Any]] = table.to_pylist()
     asked: list[dict[str, Any]] = []
+    starts: list[int] = []
     for number in share:
         own = rows[number]
         others = [row["text"] for row in rows if row["text"] != own["text"]]
         random = np.random.default_rng([config.seed, number])
         drawn = random.permutation(len(others))[:RIVALS].tolist()
+        starts.append(len(asked))
         for text in (own["text"], *(others[at] for at in drawn)):
             asked.append({URI: own[URI], IMAGE_SHA256: own[IMAGE_SHA256], "text": text})
     found = _computed(operator, pa.Table.from_pylist(asked), fetcher)
-    answers: Answers = []
-    start = 0
-    for number in share:
-        count = 1 + min(RIVALS, sum(row["text"] != rows[number]["text"] for row in rows))
-        scores = [row["matched"] for row in found[start : start + count]]
-        answers.append({"is_right": max(scores) == scores[0]})
-        start += count
-    return answers
+    scores = np.array([row["matched"] for row in found])
+    best = np.maximum.reduceat(scores, starts)
+    return [{"is_right": is_right} for is_right in (best == scores[starts]).tolist()]
 
 
 def _share(claims: Sequence[bool]) -> float:

@@ -167,12 +167,18 @@ class RunFolder:
         self.rows.mkdir(parents=True, exist_ok=True)
         fresh = self.rows / f"{name}.new"
         pq.write_table(table, fresh)
-        os.replace(fresh, self.rows / f"{name}.parquet")
+        os.replace(fresh, self._rows_of(name))
 
-    def kept_rows(self, name: str) -> pa.Table | None:
-        """Reads what `keep_rows` wrote; None where there is nothing."""
-        path = self.rows / f"{name}.parquet"
-        return pq.read_table(path) if path.is_file() else None
+    def has_rows(self, name: str) -> bool:
+        """Whether `keep_rows` wrote them."""
+        return self._rows_of(name).is_file()
+
+    def kept_rows(self, name: str) -> pa.Table:
+        """Reads what `keep_rows` wrote."""
+        return pq.read_table(self._rows_of(name))
+
+    def _rows_of(self, name: str) -> Path:
+        return self.rows / f"{name}.parquet"
 
     def _has_begun(self) -> bool:
         """Whether there are steps that another config must not go on from."""

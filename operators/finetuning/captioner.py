@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from operators.finetuning.losses import IGNORED, caption_loss, distillation_loss
 from operators.finetuning.ofa import (
-    FROZEN_PARTS,
+    RULES,
     Teacher,
     decoder_states,
     longest_target,
@@ -45,7 +45,7 @@ class CaptionerTrainee:
     """
 
     columns: tuple[str, ...] = ("caption",)
-    frozen_parts: Mapping[str, tuple[str, ...]] = FROZEN_PARTS
+    rules = RULES
 
     def __init__(
         self,
@@ -119,18 +119,6 @@ class CaptionerTrainee:
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Nothing is to be remembered."""
-
-    def published_name(self, name: str) -> str:
-        """The net has the published names."""
-        return name
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Everything is, as by fairseq's Adam."""
-        return True
-
-    def rate_of(self, name: str) -> float:
-        """One rate for all."""
-        return 1.0
 
     def write(self, directory: Path) -> None:
         """Writes ModelScope's layout."""

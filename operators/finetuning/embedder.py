@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from operators.finetuning.augmentation import augment
 from operators.finetuning.losses import in_batch_recall, shared
-from operators.finetuning.trainee import Batch, Figures, Step, recompute, set_training
+from operators.finetuning.trainee import Batch, Figures, Rules, Step, recompute, set_training
 from operators.finetuning.weights import write_directory
 from operators.models import chinese_clip
 from operators.models.directory import expect
@@ -35,6 +35,18 @@ UNDECAYED = ("bn", "ln", "bias", "logit_scale")  # parts of ModelScope's names
 Pairs = tuple[Tensor, Tensor]
 
 
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """BERT's norms are decayed, being called LayerNorm; all others and biases are not."""
+    return not any(sign in name for sign in UNDECAYED)
+
+
+RULES = Rules(
+    published_name=chinese_clip.published_name,
+    is_decayed=is_decayed,
+    parts={"vision": ("visual.",), "text": ("bert.", "text_projection")},
+)
+
+
 class EmbedderTrainee:
     """A Chinese CLIP directory in training.
 
@@ -45,10 +57,7 @@ class EmbedderTrainee:
     """
 
     columns: tuple[str, ...] = ("text",)
-    frozen_parts: Mapping[str, tuple[str, ...]] = {
-        "vision": ("visual.",),
-        "text": ("bert.", "text_projection"),
-    }
+    rules = RULES
 
     def __init__(
         self, directory: Path, *, is_augmented: bool = True, has_checkpoints: bool = False
@@ -120,18 +129,6 @@ class EmbedderTrainee:
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Nothing is to be remembered."""
-
-    def published_name(self, name: str) -> str:
-        """ModelScope's name."""
-        return chinese_clip.published_name(name)
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """BERT's norms are decayed, being called LayerNorm; all others and biases are not."""
-        return not any(sign in name for sign in UNDECAYED)
-
-    def rate_of(self, name: str) -> float:
-        """One rate for all."""
-        return 1.0
 
     def write(self, directory: Path) -> None:
         """Writes the layout that was read."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from operators.finetuning.losses import smoothed_cross_entropy
 from operators.finetuning.ofa import (
-    FROZEN_PARTS,
+    RULES,
     Teacher,
     decoder_states,
     pixels_for,
@@ -47,7 +47,7 @@ class EntailmentTrainee:
         has_checkpoints: whether layers are computed again on the way back, to save memory.
     """
 
-    frozen_parts: Mapping[str, tuple[str, ...]] = FROZEN_PARTS
+    rules = RULES
 
     def __init__(
         self,
@@ -152,18 +152,6 @@ class EntailmentTrainee:
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Nothing is to be remembered."""
-
-    def published_name(self, name: str) -> str:
-        """The net has the published names."""
-        return name
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Everything is, as by fairseq's Adam."""
-        return True
-
-    def rate_of(self, name: str) -> float:
-        """One rate for all."""
-        return 1.0
 
     def write(self, directory: Path) -> None:
         """Writes ModelScope's layout."""

@@ -79,7 +79,7 @@ class MatcherTrainee:
     """
 
     columns: tuple[str, ...] = ("text",)
-    frozen_parts: Mapping[str, tuple[str, ...]] = mplug.FROZEN_PARTS
+    rules = mplug.RULES
 
     def __init__(self, directory: Path, *, has_checkpoints: bool = False) -> None:
         expect(directory, "matcher")
@@ -201,18 +201,6 @@ class MatcherTrainee:
                     tensor.copy_(found)
                 elif found is not None and name == "queue_ptr":
                     self.queue.place = int(found[0]) % max(1, len(self.queue.numbers))
-
-    def published_name(self, name: str) -> str:
-        """The net has the published names."""
-        return name
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Matrices and filters are."""
-        return mplug.is_decayed(name, parameter)
-
-    def rate_of(self, name: str) -> float:
-        """The image tower learns at half the rate."""
-        return mplug.rate_of(name)
 
     def write(self, directory: Path) -> None:
         """Writes ModelScope's layout; copies and queue where the file had them before."""

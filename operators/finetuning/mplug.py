@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from operators.finetuning.trainee import recompute, set_training
+from operators.finetuning.trainee import Rules, recompute, set_training
 from operators.finetuning.weights import write_directory
 from operators.models.checkpoint import load_state_dict
 from operators.models.mplug.layers import Attention
@@ -16,20 +16,6 @@ from operators.models.mplug.weights import TIED
 LONGEST = 25  # ids of a text, [CLS] and [SEP] counted, as ModelScope's preprocessor cuts
 TOWER = "visual_encoder."
 TOWER_RATE = 0.5  # of the image tower, 5e-6 where the rest has 1e-5; the authors' configs
-FROZEN_PARTS: Mapping[str, tuple[str, ...]] = {
-    "vision": (TOWER,),
-    "text": ("text_encoder.", "text_proj."),
-}
-
-
-def prepare(net: MPlugCaptionNet | MPlugMatchNet, *, has_checkpoints: bool) -> None:
-    """Makes a net that was read for inference one that learns."""
-    net.requires_grad_(requires_grad=True)
-    set_training(net, is_on=True)
-    if has_checkpoints:
-        blocks = list(cast(nn.Sequential, net.visual_encoder.visual.transformer["resblocks"]))
-        attentions = [module for module in net.modules() if isinstance(module, Attention)]
-        recompute([*blocks, *attentions])
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -40,6 +26,23 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 def rate_of(name: str) -> float:
     """The image tower learns at half the rate."""
     return TOWER_RATE if name.startswith(TOWER) else 1.0
+
+
+RULES = Rules(
+    is_decayed=is_decayed,
+    rate_of=rate_of,
+    parts={"vision": (TOWER,), "text": ("text_encoder.", "text_proj.")},
+)
+
+
+def prepare(net: MPlugCaptionNet | MPlugMatchNet, *, has_checkpoints: bool) -> None:
+    """Makes a net that was read for inference one that learns."""
+    net.requires_grad_(requires_grad=True)
+    set_training(net, is_on=True)
+    if has_checkpoints:
+        blocks = list(cast(nn.Sequential, net.visual_encoder.visual.transformer["resblocks"]))
+        attentions = [module for module in net.modules() if isinstance(module, Attention)]
+        recompute([*blocks, *attentions])
 
 
 def write_whole(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ class MPlugCaptionerTrainee:
     """
 
     columns: tuple[str, ...] = ("caption",)
-    frozen_parts: Mapping[str, tuple[str, ...]] = mplug.FROZEN_PARTS
+    rules = mplug.RULES
 
     def __init__(
         self, directory: Path, *, smoothing: float = 0.0, has_checkpoints: bool = False
@@ -88,18 +88,6 @@ class MPlugCaptionerTrainee:
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Nothing is to be remembered."""
-
-    def published_name(self, name: str) -> str:
-        """The net has the published names."""
-        return name
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Matrices and filters are."""
-        return mplug.is_decayed(name, parameter)
-
-    def rate_of(self, name: str) -> float:
-        """The image tower learns at half the rate."""
-        return mplug.rate_of(name)
 
     def write(self, directory: Path) -> None:
         """Writes ModelScope's layout, with all that the file held before."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from operators.finetuning.trainee import recompute, set_training
+from operators.finetuning.trainee import Rules, recompute, set_training
 from operators.models.checkpoint import read_json
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.model import OFAModel, load
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VOCABULARY = ("vocab.json", "merges.txt")
-FROZEN_PARTS = {
-    "vision": ("encoder.embed_images.",),
-    "encoder": ("encoder.",),
-    "embeddings": ("encoder.embed_tokens.",),
-}
+RULES = Rules(  # everything is decayed, as by fairseq's Adam
+    parts={
+        "vision": ("encoder.embed_images.",),
+        "encoder": ("encoder.",),
+        "embeddings": ("encoder.embed_tokens.",),
+    }
+)
 
 
 def read_for_training(directory: Path, *, has_checkpoints: bool = False) -> Reader:

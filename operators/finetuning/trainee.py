@@ -44,12 +44,41 @@ class Step:
         torch.manual_seed(self.seed + part)
 
 
+def _as_it_is(name: str) -> str:
+    return name
+
+
+def _always(name: str, parameter: nn.Parameter) -> bool:
+    return True
+
+
+def _at_full_rate(name: str) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a net's parameters are called and treated; all but the first go by published names.
+
+    Args:
+        published_name: of a parameter, from the net's own name; the same where not told.
+        is_decayed: whether weight decay takes a parameter; all of them where not told.
+        rate_of: what the learning rate of a parameter is multiplied with.
+        parts: what `freeze` may name, with the beginnings of names that are meant.
+    """
+
+    published_name: Callable[[str], str] = _as_it_is
+    is_decayed: Callable[[str, nn.Parameter], bool] = _always
+    rate_of: Callable[[str], float] = _at_full_rate
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
 class Trainee(Protocol):
     """A model that learns: how rows become tensors, how these become gradients, what is written."""
 
     net: nn.Module
     columns: tuple[str, ...]  # of a row, beside the image
-    frozen_parts: Mapping[str, tuple[str, ...]]  # what `freeze` may name: prefixes of names
+    rules: Rules
 
     def collate(
         self,
@@ -85,15 +114,6 @@ class Trainee(Protocol):
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Goes on from what `memory` gave."""
-
-    def published_name(self, name: str) -> str:
-        """The published name of a parameter."""
-
-    def is_decayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay takes a parameter, told by its published name."""
-
-    def rate_of(self, name: str) -> float:
-        """What the learning rate of a parameter is multiplied with, told by its published name."""
 
     def write(self, directory: Path) -> None:
         """Writes the very directory that the operators read."""

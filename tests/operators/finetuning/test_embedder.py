@@ -42,11 +42,11 @@ def prepared(name):
     trainee.net.eval()  # without dropout
     groups = {True: [], False: []}
     for its_name, parameter in trainee.net.named_parameters():
-        published = trainee.published_name(its_name)
+        published = trainee.rules.published_name(its_name)
         if known["freeze_vision"] and published.startswith("visual."):
             parameter.requires_grad_(requires_grad=False)
         else:
-            groups[trainee.is_decayed(published, parameter)].append(parameter)
+            groups[trainee.rules.is_decayed(published, parameter)].append(parameter)
     optimizer = torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": known["weight_decay"]},
@@ -91,8 +91,8 @@ def test_training_equals_modelscope_step_by_step(name, sizes):
 def test_weight_decay_goes_by_modelscopes_names():
     known = golden("chinese_clip_training")
     trainee = EmbedderTrainee(tiny.checkpoint(known["recipe"]))
-    published = {trainee.published_name(name) for name, _ in trainee.net.named_parameters()}
-    decayed = {name for name in published if trainee.is_decayed(name, torch.nn.Parameter())}
+    published = {trainee.rules.published_name(name) for name, _ in trainee.net.named_parameters()}
+    decayed = {name for name in published if trainee.rules.is_decayed(name, torch.nn.Parameter())}
     assert "bert.encoder.layer.0.output.LayerNorm.weight" in decayed
     assert "visual.transformer.resblocks.0.attn.in_proj_weight" in decayed
     assert not {"visual.ln_pre.weight", "visual.transformer.resblocks.0.ln_1.weight"} & decayed
@@ -158,7 +158,9 @@ def test_a_hugging_face_directory_stays_one(tmp_path):
     (tmp_path / "source" / "vocab.txt").write_bytes(vocabulary.read_bytes())
     trainee = EmbedderTrainee(tmp_path / "source")
     assert not trainee.is_modelscope
-    assert trainee.published_name("vision_model.pre_layrnorm.weight") == "visual.ln_pre.weight"
+    assert (
+        trainee.rules.published_name("vision_model.pre_layrnorm.weight") == "visual.ln_pre.weight"
+    )
     trainee.write(tmp_path / "tuned")
     before, after = (
         Embedder(tmp_path / name).embed_texts(["一杯咖啡"]) for name in ("source", "tuned")
