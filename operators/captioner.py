@@ -106,8 +106,10 @@ class Captioner:
         }
         self.model = model
         self.directory = checkpoint.resolve(model)
-        self.options = _resolve(self.directory, given)
-        _check_options(name, self.options, precision, self.directory)
+        chosen = {option: value for option, value in given.items() if value is not None}
+        published, longest = _published(self.directory)
+        self.options = {**published, **chosen}
+        _check_options(name, self.options, precision, published=published, longest=longest)
         self.reranker = None if rerank is None else Reranker(rerank, name=name)
         self.name = name
         self.precision = precision
@@ -206,33 +208,34 @@ def _load(
     return OFACaptions(directory, options, precision)
 
 
-def _resolve(directory: Path, given: Mapping[str, int | None]) -> dict[str, float]:
-    """What the directory says, under what was given."""
-    architecture = expect(directory, "captioner").architecture
-    chosen = {option: value for option, value in given.items() if value is not None}
-    if architecture == "ofa":
-        return {**Settings.read(directory).search, **chosen}
+def _published(directory: Path) -> tuple[Mapping[str, float], int]:
+    """The search that the directory asks for, and how many tokens a sentence may have at most."""
+    if expect(directory, "captioner").architecture == "ofa":
+        return Settings.read(directory).search, OFAConfig.read(directory).positions - 1
     config = MPlugConfig.read(directory)
-    published = {
+    search = {
         "beam_size": config.beam_size,
         "max_tokens": config.max_length,
         "min_tokens": min(config.min_length, config.max_length),
     }
-    return {**published, **chosen}
+    return search, config.max_position_embeddings
 
 
 def _check_options(
-    name: str, options: Mapping[str, float], precision: str, directory: Path
+    name: str,
+    options: Mapping[str, float],
+    precision: str,
+    *,
+    published: Mapping[str, float],
+    longest: int,
 ) -> None:
-    is_mplug = identify(directory).architecture == "mplug"
     faults = [
         f"{option} is {options[option]!r}, but it must be a whole number of at least {least}"
         for option, least in LEAST.items()
         if option in options and (type(options[option]) is not int or options[option] < least)
     ]
-    if is_mplug and "no_repeat_ngram" in options:
+    if set(options) - set(published):
         faults.append("no_repeat_ngram is not an option of mPLUG's search; leave it out")
-    longest = _longest(directory, is_mplug=is_mplug)
     if not faults and not options["min_tokens"] <= options["max_tokens"] <= longest:
         faults.append(
             f"min_tokens is {options['min_tokens']} and max_tokens {options['max_tokens']}, but "
@@ -243,13 +246,6 @@ def _check_options(
         faults.append(f"precision is {precision!r}; it may be {choices}")
     if faults:
         raise ConfigError(f"operator {name!r}: " + "; ".join(faults))
-
-
-def _longest(directory: Path, *, is_mplug: bool) -> int:
-    """How many tokens a sentence may have at most."""
-    if is_mplug:
-        return MPlugConfig.read(directory).max_position_embeddings
-    return OFAConfig.read(directory).positions - 1
 
 
 def _check_finite(found: Sequence[Sequence[tuple[str, float]]]) -> None:
