@@ -54,11 +54,18 @@ def _matcher() -> Factory:
     return Matcher
 
 
+def _acceptance() -> Factory:
+    from operators.acceptance import Acceptance
+
+    return Acceptance
+
+
 CATALOG: Mapping[str, Callable[[], Factory]] = {
     "captioner": _captioner,
     "entailment": _entailment,
     "embedder": _embedder,
     "matcher": _matcher,
+    "acceptance": _acceptance,
 }
 
 

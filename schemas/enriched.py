@@ -43,6 +43,16 @@ HYPOTHESES_TYPE = pa.list_(
         ]
     )
 )
+VERDICTS_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("of", pa.string()),
+            ("label", pa.string()),
+            ("verdict", pa.string()),
+            ("probability", pa.float32()),
+        ]
+    )
+)
 
 FETCHED_SCHEMA = pa.schema(
     [
@@ -99,3 +109,10 @@ def match_schema(name: str) -> pa.Schema:
 def embedding_schema(name: str) -> pa.Schema:
     """What an embedder writes: vectors of unit length, as plain lists."""
     return pa.schema([(name, pa.list_(pa.float32()))])
+
+
+def acceptance_schema(name: str) -> pa.Schema:
+    """What an acceptance writes: accepted, rejected or review, why, and of each answer the same."""
+    return pa.schema(
+        [(name, pa.string()), (f"{name}_reason", pa.string()), (f"{name}_verdicts", VERDICTS_TYPE)]
+    )
