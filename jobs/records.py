@@ -11,6 +11,7 @@ says with which key it failed, and an error is computed again when that operator
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from jobs import storage
 from operators.base import Operator
@@ -28,6 +29,13 @@ def record_operators(table: str, operators: Iterable[Operator]) -> None:
         data = json.dumps(made, sort_keys=True, ensure_ascii=False, indent=1).encode()
         if storage.stat(path) is None:
             storage.put_if_absent(path, data)
+
+
+def read_description(table: str, key: str) -> Mapping[str, Any]:
+    """What a key is made of; empty where the table does not say."""
+    data = storage.read_bytes(storage.join(table, "_tagline", "operators", f"{key}.json"))
+    description: Mapping[str, Any] = json.loads(data)["description"] if data else {}
+    return description
 
 
 def record_tried(table: str, name: str, operators: Mapping[str, str]) -> None:

@@ -23,14 +23,7 @@ from schemas.config import nearest
 from schemas.enriched import IMAGE_ID, IMAGE_SHA256, URI
 from schemas.errors import ManifestError, RowFault
 from schemas.finetune import LABELS, LABELS_OF_SNLI, DataConfig, FinetuneConfig
-from schemas.manifest_files import (
-    STORE_ERRORS,
-    check_one_format,
-    find_files,
-    format_of,
-    stored_batches,
-    stored_schema,
-)
+from schemas.manifest_files import stored_tables
 
 PLACE = "place"  # where an image lies, spelled in one way
 THREADS = 16
@@ -192,18 +185,7 @@ def _files(data: DataConfig, targets: Sequence[str]) -> Iterator[tuple[str, pa.T
         yield data.path, _pair_rows(data)
         return
     path = storage.normalise(data.path)
-    filesystem = storage.filesystem(path)
-    found = find_files(path, filesystem)
-    check_one_format(path, [format_of(name) for name in found])
-    for inner in found:
-        kind = format_of(inner)
-        assert kind is not None  # checked by check_one_format
-        try:
-            schema = stored_schema(kind, inner, filesystem)
-            batches = stored_batches(kind, inner, filesystem, schema)
-            yield inner, pa.Table.from_batches(batches, schema)
-        except (*STORE_ERRORS, pa.ArrowInvalid) as error:
-            raise ManifestError(f"{inner}: cannot be read as {kind}: {error}") from error
+    yield from stored_tables(path, storage.filesystem(path))
 
 
 def _caption_rows(data: DataConfig) -> pa.Table:

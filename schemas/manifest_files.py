@@ -108,6 +108,25 @@ def stored_batches(
         yield from _text_reader(kind, stream, schema)
 
 
+def stored_tables(path: str, filesystem: Any) -> Iterator[tuple[str, pa.Table]]:
+    """Reads the files meant by a path whole, one by one, with their inner names.
+
+    Raises:
+        ManifestError: nothing is there, or a file cannot be read.
+    """
+    found = find_files(path, filesystem)
+    check_one_format(path, [format_of(name) for name in found])
+    for inner in found:
+        kind = format_of(inner)
+        assert kind is not None  # checked by check_one_format
+        try:
+            schema = stored_schema(kind, inner, filesystem)
+            batches = stored_batches(kind, inner, filesystem, schema)
+            yield inner, pa.Table.from_batches(batches, schema)
+        except (*STORE_ERRORS, pa.ArrowInvalid) as error:
+            raise ManifestError(f"{inner}: cannot be read as {kind}: {error}") from error
+
+
 def arrow_filesystem(filesystem: Any) -> Any:
     """The filesystem for pyarrow's readers.
 

@@ -1,0 +1,373 @@
+"""Finds which answers of a table need no person: thresholds that keep a promised precision.
+
+People's answers about a random sample of rows are all it takes. Each column gets a threshold above
+which its answers are right, and one below which they are wrong, as often as was asked, with a
+stated confidence (`jobs.learn_then_test`); and a scale that turns its confidence into a probability
+(`jobs.reliability`). The thresholds are tested on the confidence as it is, so the scale costs no
+answers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs import storage
+from jobs.gold import Answered, Judged, match, read_gold
+from jobs.learn_then_test import Finding, find_threshold, seems_random
+from jobs.records import read_description
+from jobs.reliability import Bin, cross_fitted, fit_scale, reliability
+from jobs.table import Table, open_table
+from operators.acceptance import VERDICTS, verdicts_of
+from operators.claims import Claims, Scale, claims_of, sources_of
+from schemas.calibration import CalibratedColumn, Calibration, Thresholds
+from schemas.enriched import ERROR, IMAGE_ID, key_column
+from schemas.errors import ConfigError, DatasetError
+
+TEXT_OPTIONS = {"entailment": "hypothesis", "matcher": "text"}  # the column an operator judges
+EVEN = 0.5  # from here on an answer is more likely right than wrong
+PROBABILITIES = {"entailment": "{}_yes", "matcher": "{}"}  # what it says of it
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What was found for the answers of one label, or of a whole column.
+
+    Args:
+        label: None for a whole column.
+        accept: from which confidence on they are right.
+        reject: down to which they are wrong.
+    """
+
+    label: str | None
+    accept: Finding
+    reject: Finding
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was found for one column.
+
+    Args:
+        column: as it is written to the file.
+        answers: of people, and how many of them say that the table is right.
+        right: see there.
+        promises: for each label, or one.
+        verdicts: answers of the table by what becomes of them.
+        before: the diagram of the confidence as it is.
+        after: of the probability, each answer's by a scale that was fitted without it.
+        seems_random: whether the answered confidences look like those of the table.
+    """
+
+    column: CalibratedColumn
+    answers: int
+    right: int
+    promises: tuple[Promise, ...]
+    verdicts: Mapping[str, int]
+    before: Sequence[Bin]
+    after: Sequence[Bin]
+    seems_random: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a calibration found.
+
+    Args:
+        path: of the file with thresholds.
+        calibration: what the file says.
+        columns: by name.
+        left_out: people's answers that do not count, by reason.
+    """
+
+    path: str
+    calibration: Calibration
+    columns: Mapping[str, Calibrated]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether anything could be promised."""
+        thresholds = [one for c in self.columns.values() for one in c.column.thresholds]
+        return any(one.accept is not None or one.reject is not None for one in thresholds)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "thresholds": self.path,
+            "precision": self.calibration.precision,
+            "confidence": self.calibration.confidence,
+            "columns": {name: _column_json(one) for name, one in self.columns.items()},
+            "left_out": dict(self.left_out),
+        }
+
+
+def run(
+    table: str,
+    gold: str,
+    *,
+    precision: float,
+    confidence: float,
+    to: str,
+    per_label: bool = False,
+) -> Found:
+    """Calibrates the columns that people's answers are about, and writes the thresholds.
+
+    Args:
+        table: path of an enriched table.
+        gold: people's answers, see `jobs.gold`.
+        precision: share of the accepted that must be right, and of the rejected wrong.
+        confidence: with which each promise must hold.
+        to: the file to write.
+        per_label: whether each label of a column gets thresholds of its own; their promises then
+            hold together with that confidence.
+
+    Raises:
+        ConfigError: precision or confidence is no share.
+        DatasetError: there is no table, no column to calibrate, or the answers do not fit it.
+        TableError: something else lies there.
+    """
+    _check_shares(precision=precision, confidence=confidence)
+    opened = open_table(table)
+    if opened is None:
+        raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
+    answers = read_gold(gold)
+    keys = _present_keys(opened)
+    descriptions = {name: read_description(opened.path, key) for name, key in keys.items()}
+    judged, of_column = _judged(opened, keys, descriptions, answers[IMAGE_ID])
+    answered, left_out = match(answers, judged, where=gold)
+    risk = 1 - confidence
+    columns = {
+        one.source.column: _calibrated(
+            one,
+            answered[one.source.column],
+            keys=of_column[one.source.column],
+            precision=precision,
+            risk=risk,
+            per_label=per_label,
+        )
+        for one in judged
+        if one.source.column in answered
+    }
+    calibration = Calibration(
+        precision=precision,
+        confidence=confidence,
+        table=opened.path,
+        version=opened.version,
+        columns={name: one.column for name, one in columns.items()},
+    )
+    path = storage.normalise(to)
+    storage.write_bytes(path, calibration.model_dump_json(indent=2).encode() + b"\n")
+    return Found(to, calibration, columns, left_out)
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 < value < 1:
+            raise ConfigError(f"--{name} is {value}; it must lie between 0 and 1, such as 0.95")
+
+
+def _present_keys(opened: Table) -> dict[str, str]:
+    """The key by which most healthy rows of each operator were computed."""
+    names = [
+        name
+        for name in opened.schema.names
+        if name.endswith("_key") and name.removesuffix("_key") in opened.schema.names
+    ]
+    rows = opened.read([*names, ERROR])
+    healthy = rows.filter(pc.is_null(rows[ERROR]))
+    found = {}
+    for name in names:
+        counts = pc.value_counts(healthy[name].drop_null()).to_pylist()
+        if counts:
+            most = max(counts, key=lambda one: int(one["counts"]))
+            found[name.removesuffix("_key")] = str(most["values"])
+    return found
+
+
+def _judged(
+    opened: Table,
+    keys: Mapping[str, str],
+    descriptions: Mapping[str, Mapping[str, Any]],
+    images: pa.ChunkedArray,
+) -> tuple[list[Judged], dict[str, dict[str, str]]]:
+    """The columns of answers, and for each the keys of the columns it is made of.
+
+    Rows with an error, and rows that another version of an operator computed, do not count.
+    """
+    texts = _text_columns(descriptions)
+    judges: dict[str, tuple[str, ...]] = {}
+    for name, text in texts.items():
+        said = PROBABILITIES[descriptions[name]["operator"]].format(name)
+        judges[text] = (*judges.get(text, ()), said)
+    sources = sources_of(opened.schema, judges)
+    if not sources:
+        names = ", ".join(opened.schema.names)
+        raise DatasetError(f"{opened.path}: no column of answers to calibrate; it has {names}")
+    writers = {column: _writer(column, keys) for one in sources for column in one.reads}
+    wanted = [*writers, *(key_column(name) for name in keys), IMAGE_ID, ERROR]
+    rows = opened.read(list(dict.fromkeys(wanted)))
+    seen = rows.select([IMAGE_ID]).filter(pc.is_in(rows[IMAGE_ID], value_set=images))
+    found: list[Judged] = []
+    of_column: dict[str, dict[str, str]] = {}
+    for source in sources:
+        mine = {column: keys[writers[column]] for column in source.reads if writers[column]}
+        usable = rows.filter(_is_usable(rows, {writers[c]: key for c, key in mine.items()}))
+        claims = claims_of(usable, source)
+        about = source.column if source.kind == "captioner" else texts.get(source.column)
+        shown = _texts_of(opened, about, seen[IMAGE_ID]) if about else {}
+        ids = usable[IMAGE_ID].combine_chunks().take(pa.array(claims.rows))
+        found.append(Judged(source, claims, ids, shown))
+        of_column[source.column] = mine
+    return found, of_column
+
+
+def _text_columns(descriptions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The column of text that an operator judges, by operator."""
+    found = {}
+    for name, description in descriptions.items():
+        option = TEXT_OPTIONS.get(description.get("operator", ""))
+        text = description.get("options", {}).get(option) if option else None
+        if text:
+            found[name] = str(text)
+    return found
+
+
+def _writer(column: str, operators: Iterable[str]) -> str:
+    """The operator that wrote a column: the longest name that it begins with; empty for none."""
+    known = [name for name in operators if column == name or column.startswith(f"{name}_")]
+    return max(known, key=len, default="")
+
+
+def _is_usable(rows: pa.Table, keys: Mapping[str, str]) -> pa.ChunkedArray:
+    mask = pc.is_null(rows[ERROR])
+    for name, key in keys.items():
+        mask = pc.and_(mask, pc.fill_null(pc.equal(rows[key_column(name)], key), False))
+    return mask
+
+
+def _texts_of(opened: Table, column: str, images: pa.ChunkedArray) -> dict[str, str]:
+    """A column of text, of some images."""
+    if column not in opened.schema.names:
+        return {}
+    data = opened.delta.to_pyarrow_dataset()
+    is_wanted = pc.field(IMAGE_ID).isin(images.combine_chunks())
+    rows = data.to_table(columns=[IMAGE_ID, column], filter=is_wanted)
+    return dict(zip(rows[IMAGE_ID].to_pylist(), rows[column].to_pylist(), strict=True))
+
+
+def _calibrated(
+    judged: Judged,
+    answered: Answered,
+    *,
+    keys: Mapping[str, str],
+    precision: float,
+    risk: float,
+    per_label: bool,
+) -> Calibrated:
+    claims, source = judged.claims, judged.source
+    confidence = claims.confidence[answered.claims]
+    promises = _promises(
+        claims,
+        answered,
+        precision=precision,
+        risk=risk,
+        labels=_labels(claims, answered, per_label),
+    )
+    scale = fit_scale(confidence, answered.is_right)
+    column = CalibratedColumn(
+        kind=source.kind,
+        signals=source.signals,
+        keys=keys,
+        temperature=scale.temperature,
+        shift=scale.shift,
+        thresholds=tuple(_thresholds(promise, scale) for promise in promises),
+    )
+    counts = np.bincount(verdicts_of(claims, column.thresholds), minlength=len(VERDICTS))
+    return Calibrated(
+        column=column,
+        answers=len(confidence),
+        right=int(np.count_nonzero(answered.is_right)),
+        promises=tuple(promises),
+        verdicts=dict(zip(VERDICTS, counts.tolist(), strict=True)),
+        before=reliability(confidence, answered.is_right),
+        after=reliability(cross_fitted(confidence, answered.is_right), answered.is_right),
+        seems_random=seems_random(claims.confidence, confidence),
+    )
+
+
+def _labels(claims: Claims, answered: Answered, per_label: bool) -> list[str | None]:
+    if not per_label:
+        return [None]
+    return sorted(set(claims.labels.take(pa.array(answered.claims)).to_pylist()))
+
+
+def _promises(
+    claims: Claims,
+    answered: Answered,
+    *,
+    precision: float,
+    risk: float,
+    labels: Sequence[str | None],
+) -> list[Promise]:
+    """Tests thresholds for each label on the answers to it."""
+    found = []
+    for label in labels:
+        is_of = (
+            np.ones(len(claims.rows), np.bool_)
+            if label is None
+            else pc.equal(claims.labels, label).to_numpy(zero_copy_only=False)
+        )
+        among = is_of[answered.claims]
+        population = claims.confidence[is_of]
+        confidence = claims.confidence[answered.claims[among]]
+        is_right = answered.is_right[among]
+        asked = {"precision": precision, "risk": risk / len(labels)}
+        accept = find_threshold(population, confidence, is_right, **asked)
+        reject = find_threshold(-population, -confidence, ~is_right, **asked)
+        found.append(Promise(label, accept, reject))
+    return found
+
+
+def _thresholds(promise: Promise, scale: Scale) -> Thresholds:
+    """The thresholds that leave least to people.
+
+    Where both promises would cover the same answers, those that are more likely right than wrong
+    can be accepted only, the others rejected only.
+    """
+    accepting = promise.accept.thresholds
+    rejecting = tuple(-threshold for threshold in promise.reject.thresholds)
+    if accepting and rejecting and rejecting[-1] >= accepting[-1]:
+        accepting = tuple(t for t in accepting if scale(np.array([t]))[0] > EVEN)
+        rejecting = tuple(t for t in rejecting if scale(np.array([t]))[0] <= EVEN)
+    return Thresholds(
+        label=promise.label,
+        accept=min(accepting, default=None),
+        reject=max(rejecting, default=None),
+    )
+
+
+def _column_json(found: Calibrated) -> dict[str, Any]:
+    thresholds = [
+        {**given.model_dump(), "answers": promise.accept.answers, "more": promise.accept.more}
+        for given, promise in zip(found.column.thresholds, found.promises, strict=True)
+    ]
+    return {
+        "answers": found.answers,
+        "right": found.right,
+        "temperature": found.column.temperature,
+        "shift": found.column.shift,
+        "thresholds": thresholds,
+        "verdicts": dict(found.verdicts),
+        "seems_random": found.seems_random,
+        "reliability": [asdict(one) for one in found.after],
+    }
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["calibrate"])
