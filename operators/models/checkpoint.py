@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: no such file; is {str(path.parent)!r} a model directory?"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error}); fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(

@@ -99,7 +99,7 @@ def test_the_digest_is_not_computed_twice(tmp_path, monkeypatch):
     assert checkpoint.digest(directory) == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff", "[" * 200_000])
 def test_a_damaged_configuration_is_named(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_text(content, errors="surrogateescape")

@@ -185,19 +185,22 @@ def test_a_missing_configuration_is_named(captioning, file):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("image_res", "98", "'image_res' is '98', not a positive integer"),
-        ("image_res", 98.5, "not a positive integer"),
-        ("image_res", True, "not a positive integer"),
+        ("image_res", "98", "'image_res' is '98', not a whole number from 1"),
+        ("image_res", 98.5, "not a whole number from 1"),
+        ("image_res", True, "not a whole number from 1"),
         ("image_res", 8, "less than a patch of 16 pixels"),
-        ("clip_vision_layers", [3, 4, 6, 3], "not a positive integer"),
+        ("clip_vision_layers", [3, 4, 6, 3], "not a whole number from 1 to 1000"),
+        ("clip_vision_layers", 10**9, "'clip_vision_layers' is 1000000000, not a whole number"),
+        ("image_res", 10**30, "not a whole number from 1 to 1000000"),
         ("clip_vision_width", 32, "at least 64"),
         ("clip_vision_width", 200, "multiple of its 3 heads"),
         ("vision_width", 768, "'vision_width' is 768, but 'clip_vision_width' is 64"),
         ("min_length", -1, "'min_length' is -1, not a whole number from 0"),
-        ("max_length", 0, "'max_length' is 0, not a positive integer"),
+        ("max_length", 0, "'max_length' is 0, not a whole number from 1"),
         ("beam_size", None, None),
         ("clip_name", 5, "'clip_name' is 5"),
         ("temp", "warm", "'temp' is 'warm', not a number above 0"),
+        ("temp", 10**400, "not a number above 0 and below 1000000"),
         ("bert_config", "../other.json", "not the name of a file beside it"),
     ],
 )
@@ -214,7 +217,7 @@ def test_a_setting_that_cannot_be_followed_is_refused_by_name(captioning, name, 
     ("name", "value", "told"),
     [
         ("num_attention_heads", 5, "'hidden_size' 32 is no multiple of 5 heads"),
-        ("hidden_size", "32", "'hidden_size' is '32', not a positive integer"),
+        ("hidden_size", "32", "'hidden_size' is '32', not a whole number from 1"),
         ("hidden_dropout_prob", "x", "'hidden_dropout_prob' is 'x', not a number from 0"),
         ("attention_probs_dropout_prob", 1, "not a number from 0 to below 1"),
         ("layer_norm_eps", 0, "'layer_norm_eps' is 0, not a number above 0"),
@@ -234,7 +237,7 @@ def test_a_size_of_the_text_stacks_that_cannot_be_is_refused(captioning, name, v
         MPlugConfig.read(captioning)
 
 
-@pytest.mark.parametrize("text", ["[1]", "a: [", "\x00", ""])
+@pytest.mark.parametrize("text", ["[1]", "a: [", "\x00", "", "[" * 3000])
 def test_a_config_that_is_no_mapping_is_refused(captioning, text):
     (captioning / "config.yaml").write_text(text)
     with pytest.raises(ModelError, match=r"config\.yaml: (not YAML|holds a)"):
@@ -271,6 +274,11 @@ def test_the_task_is_taken_from_config_yaml_where_configuration_json_has_none(ma
     mplug.edit(matching, "config.yaml", task="visual-question-answering")
     with pytest.raises(ModelError, match="task is 'visual-question-answering'"):
         Matcher(matching)
+
+
+def test_a_temperature_may_be_a_whole_number(matching):
+    mplug.edit(matching, "config.yaml", temp=1)
+    Matcher(matching).load()
 
 
 def test_a_matcher_as_wide_as_its_image_tower_is_refused(matching):

@@ -43,6 +43,8 @@ POSITIVE_IN_JSON = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+LARGEST = 1_000_000  # of any size but layers; a file that says more is damaged
+MOST_LAYERS = 1_000  # of a stack; more would fill the memory before weights are looked at
 OF_YAML = (*POSITIVE_IN_YAML, "clip_name", "min_length", "temp")
 NEEDED_IN_JSON = ("text_encoder_layers", "fusion_layers", "text_decode_layers")
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -177,7 +179,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: asks for objects that are no plain values; refused, nothing was executed "
             f"({error.problem})"
         ) from error
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not YAML ({error}); fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(
@@ -193,8 +195,8 @@ def _yaml_faults(found: Mapping[str, Any]) -> list[str]:
         faults.append(f"'min_length' is {found['min_length']!r}, not a whole number from 0")
     if not isinstance(found.get("clip_name", ""), str):
         faults.append(f"'clip_name' is {found['clip_name']!r}, not a text such as 'ViT-L-14'")
-    if not _is_number(found.get("temp", 1.0)) or not found.get("temp", 1.0) > 0:
-        faults.append(f"'temp' is {found['temp']!r}, not a number above 0")
+    if not _is_number(found.get("temp", 1.0)) or not 0 < found.get("temp", 1.0) < LARGEST:
+        faults.append(f"'temp' is {found['temp']!r}, not a number above 0 and below {LARGEST}")
     if faults:
         return faults
     tower = MPlugConfig(**{key: found[key] for key in POSITIVE_IN_YAML if key in found})
@@ -251,10 +253,11 @@ def _proportion_faults(found: Mapping[str, Any]) -> list[str]:
 
 
 def _size_faults(found: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    most = {name: MOST_LAYERS if name.endswith("layers") else LARGEST for name in names}
     return [
-        f"{name!r} is {found[name]!r}, not a positive integer"
+        f"{name!r} is {found[name]!r}, not a whole number from 1 to {most[name]}"
         for name in names
-        if name in found and (type(found[name]) is not int or found[name] < 1)
+        if name in found and (type(found[name]) is not int or not 1 <= found[name] <= most[name])
     ]
 
 

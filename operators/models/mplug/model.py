@@ -70,7 +70,7 @@ class MPlugMatchNet(nn.Module):
         self.itm_head = nn.Linear(width, 2)
         self.vision_proj = nn.Linear(width, config.embed_dim)
         self.text_proj = nn.Linear(width, config.embed_dim)
-        self.temp = nn.Parameter(tensor(config.temp))
+        self.temp = nn.Parameter(tensor(float(config.temp)))
         _initialise(self)
 
     def see(self, pixels: Tensor) -> Tensor:
