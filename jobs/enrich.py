@@ -73,6 +73,7 @@ def run(
         done = _completed(run, before=reports)
         version = commit(planned, committed=done.committed)
         _record_rates(planned, done.reports)
+        _tell_cuts(done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
         if done.transient and not reports:  # of an outage: such parts are not overwritten
             reports += done.reports
@@ -205,6 +206,12 @@ class _Run:
                 yield from run_suspects(
                     self.work, list(suspects.values()), allotments, to_compute=self.to_compute
                 )
+
+
+def _tell_cuts(reports: Sequence[PartReport]) -> None:
+    """Says where texts were too long for their model; what was read of them counts."""
+    for name, rows in sorted(total(reports, "cut").items()):
+        logger.warning("event=texts_cut operator=%s rows=%d", name, rows)
 
 
 def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:

@@ -39,6 +39,7 @@ class PartReport:
         repeated: those of rows that had an error before this run too, by code.
         transient: the other errors that may pass.
         computed: rows by operator.
+        cut: those of them with a text too long to be read to its end.
         busy: seconds by stage.
     """
 
@@ -49,6 +50,7 @@ class PartReport:
     repeated: Mapping[str, int] = field(default_factory=dict)
     transient: int = 0
     computed: Mapping[str, int] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:

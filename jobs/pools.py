@@ -258,7 +258,7 @@ def _packed(state: ShardState) -> pa.Table:
     ends = pa.py_buffer(np.array([0, data.size], np.int64))
     return _row(
         shard=json.dumps(asdict(state.shard)),
-        progress=json.dumps({"computed": state.computed, "busy": state.busy}),
+        progress=json.dumps({"computed": state.computed, "cut": state.cut, "busy": state.busy}),
         table=pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data]),  # no copy
     )
 

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from jobs.parts import PartReport, patiently, put_part
 from jobs.shards import Plan, Shard, read_shard
-from operators.base import Operator, apply
+from operators.base import Operator, apply, stale_rows
 from operators.fetcher import Fetcher
+from operators.matcher import Matcher
 from schemas.config import FETCH
 from schemas.enriched import ERROR, IMAGE_ENCODED, IS_DUE, key_column
 
@@ -57,12 +58,14 @@ class ShardState:
         shard: which.
         table: all its rows.
         computed: rows by operator so far.
+        cut: those of them with a text too long to be read to its end.
         busy: seconds by stage so far.
     """
 
     shard: Shard
     table: pa.Table
     computed: Mapping[str, int] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -81,12 +84,10 @@ def run_stage(work: Work, name: str, state: ShardState) -> ShardState:
     """Takes a shard through one stage; errors as of `apply`."""
     begun = time.perf_counter()
     if name == FETCH:
-        table, computed = work.fetcher(state.table), state.computed
+        state = replace(state, table=work.fetcher(state.table))
     else:
-        table, count = _computed(work, name, state.table)
-        computed = {**state.computed, name: count}
-    busy = {**state.busy, name: time.perf_counter() - begun}
-    return replace(state, table=table, computed=computed, busy=busy)
+        state = _computed(work, name, state)
+    return replace(state, busy={**state.busy, name: time.perf_counter() - begun})
 
 
 def close_shard(work: Work, state: ShardState) -> PartReport:
@@ -103,25 +104,27 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         repeated=dict(Counter(error["code"] for error in repeated)),
         transient=sum(error["transient"] for error in new),
         computed=state.computed,
+        cut=state.cut,
         busy=state.busy,
     )
     return put_part(work.plan, state.shard, state.table, report)
 
 
-def _computed(work: Work, name: str, table: pa.Table) -> tuple[pa.Table, int]:
+def _computed(work: Work, name: str, state: ShardState) -> ShardState:
     """Runs an operator and counts the rows it computed; drops the images after their last use."""
     operator = work.operator(name)
-    before = _rows_with_key(operator, table)
-    table = apply(operator, table, batch_rows=work.batches.get(name), fetch=work.fetcher.fill)
+    stale = stale_rows(operator, state.table)
+    table = apply(operator, state.table, batch_rows=work.batches.get(name), fetch=work.fetcher.fill)
+    done = table.select([n for n in table.column_names if n != IMAGE_ENCODED]).take(stale)
+    done = done.filter(pc.equal(done[key_column(name)], operator.key))
+    cut = operator.count_cut(done) if done.num_rows and isinstance(operator, Matcher) else 0
     later = work.operators[work.operators.index(operator) + 1 :]
     is_seen_again = any(IMAGE_ENCODED in other.reads for other in later)
     if not is_seen_again and IMAGE_ENCODED in table.column_names:
         table = table.drop_columns([IMAGE_ENCODED])
-    return table, _rows_with_key(operator, table) - before
-
-
-def _rows_with_key(operator: Operator, table: pa.Table) -> int:
-    name = key_column(operator.name)
-    if name not in table.column_names:
-        return 0
-    return int(pc.sum(pc.equal(table[name], operator.key)).as_py() or 0)
+    return replace(
+        state,
+        table=table,
+        computed={**state.computed, name: done.num_rows},
+        cut={**state.cut, name: cut} if cut else state.cut,
+    )

@@ -76,7 +76,7 @@ class Summary:
 
 
 def total(reports: Sequence[PartReport], name: str) -> Counter[str]:
-    """Adds up what reports say of `errors`, `computed` or `busy`."""
+    """Adds up what reports say of `errors`, `computed`, `cut` or `busy`."""
     found: Counter[str] = Counter()
     for report in reports:
         found.update(getattr(report, name))

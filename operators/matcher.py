@@ -191,6 +191,10 @@ class Matcher:
         """Whether a text is too long for the model, so that its end is not read."""
         return self._loaded().is_cut(text)
 
+    def count_cut(self, table: pa.Table) -> int:
+        """How many rows of a table have a text that is too long."""
+        return sum(map(self.is_cut, table[self.text].drop_null().to_pylist()))
+
     def _loaded(self) -> "MPlugMatching":
         if self._net is None:
             from operators.models.mplug.matching import MPlugMatching
