@@ -19,7 +19,7 @@ from operators.models.mplug.config import MPlugConfig, read_for_matching
 from operators.models.mplug.model import MPlugCaptionNet, MPlugMatchNet
 from schemas.errors import ModelError
 
-PORTION_BYTES = 256 * 2**20  # of the file, copied before it is mapped anew
+PORTION_BYTES = 64 * 2**20  # of the file, copied before it is mapped anew
 TIED = {  # one tensor under two names, of which nets here have the second
     "text_decoder.cls.predictions.decoder.weight": (
         "text_decoder.bert.embeddings.word_embeddings.weight"
