@@ -5,7 +5,7 @@ true they are. A matcher or an embedder looks at the image again and chooses amo
 LAION-COCO chose among BLIP's captions by CLIP.
 """
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from operators.embedder import Embedder
 from operators.matcher import Match, Matcher
 from schemas.config import nearest
-from schemas.errors import ConfigError, RowFaults
+from schemas.errors import ConfigError, ModelError, RowFaults
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,9 +45,18 @@ class Reranker:
         if faults:
             raise ConfigError("\n".join(f"operator {name!r}: {fault}" for fault in faults))
         self.weights = {judge: float(given.get("weight", 1)) for judge, given in judges.items()}
-        models = {judge: given["model"] for judge, given in judges.items()}
-        self.matcher = Matcher(models["matcher"]) if "matcher" in models else None
-        self.embedder = Embedder(models["embedder"]) if "embedder" in models else None
+        self.matcher: Matcher | None = None
+        self.embedder: Embedder | None = None
+        for judge, given in judges.items():
+            try:
+                if judge == "matcher":
+                    self.matcher = Matcher(given["model"])
+                else:
+                    self.embedder = Embedder(given["model"])
+            except ModelError as error:
+                faults.append(f"operator {name!r}: rerank.{judge}: {error}")
+        if faults:
+            raise ModelError("\n".join(faults))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -153,6 +162,6 @@ def _judge_faults(given: Mapping[str, Any]) -> list[str]:
         faults.append(f".model is {given.get('model')!r}; it must be a directory or a model's name")
     weight = given.get("weight", 1)
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not is_number or not 0 < weight < math.inf:
+    if not is_number or not 0 < weight <= sys.float_info.max:
         faults.append(f".weight is {weight!r}; it must be a number above 0")
     return faults

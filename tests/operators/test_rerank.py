@@ -139,6 +139,7 @@ def test_a_reranking_captioner_travels_without_weights(captioning, matching, pho
         ({"matcher": {"model": "x", "weight": 0}}, r"\.weight is 0; it must be a number above 0"),
         ({"matcher": {"model": "x", "weight": True}}, r"\.weight is True"),
         ({"matcher": {"model": "x", "weight": float("nan")}}, r"\.weight is nan"),
+        ({"matcher": {"model": "x", "weight": 10**400}}, r"\.weight is 10+; it must be a number"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(captioning, rerank, told):
@@ -157,6 +158,15 @@ def test_all_that_is_wrong_with_a_rerank_is_told_together(captioning):
 def test_a_judge_of_another_task_is_refused(captioning):
     with pytest.raises(ModelError, match="'matcher' takes image-text-retrieval"):
         Captioner(captioning, rerank={"matcher": {"model": str(captioning)}})
+
+
+def test_every_judge_that_is_not_there_is_named(captioning):
+    judges = {"matcher": {"model": "nowhere"}, "embedder": {"model": "elsewhere"}}
+    with pytest.raises(ModelError) as error:
+        Captioner(captioning, name="said", rerank=judges)
+    told = str(error.value).splitlines()
+    assert told[0].startswith("operator 'said': rerank.matcher: model 'nowhere'")
+    assert told[1].startswith("operator 'said': rerank.embedder: model 'elsewhere'")
 
 
 def test_a_judgement_that_is_not_finite_names_the_image(tmp_path, photographs):
