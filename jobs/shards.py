@@ -25,8 +25,8 @@ from schemas.enriched import ATTEMPTS, IN_FLIGHT_SCHEMA, IS_DUE
 from schemas.errors import TableError
 
 FORMAT = 1  # raised when plans of an older tagline can no longer be read
-SOURCE = "_source"  # in a shard's file: which data file, relative to the table; null for a new row
-SOURCE_ROW = "_source_row"  # in a shard's file: which row of it
+SOURCE = "_tagline_source"  # in a shard's file: which data file of the table; null for a new row
+SOURCE_ROW = "_tagline_source_row"  # in a shard's file: which row of it
 PART_SCHEMA = b"tagline.part_schema"  # in a shard's file: the schema of the parts, as Arrow IPC
 
 

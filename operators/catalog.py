@@ -186,7 +186,8 @@ def _reserved_faults(columns: Iterable[str]) -> list[str]:
         f"manifest: the column {name!r} is one that tagline writes; "
         f"rename it with manifest.columns: {{other_name: {name}}}"
         for name in columns
-        if name in RESERVED_COLUMNS or (name.startswith("image_") and name != IMAGE_ID)
+        if name.lower() in RESERVED_COLUMNS  # Delta does not tell names apart by case
+        or (name.lower().startswith("image_") and name != IMAGE_ID)
     ]
 
 
@@ -196,7 +197,7 @@ def _clash_faults(operator: Operator, made: list[str], owners: Mapping[str, str]
         "has too; rename the operator, or the manifest's column with "
         f"manifest.columns: {{other_name: {column}}}"
         for column in made
-        if column.lower() in owners  # Delta does not tell names apart by case
+        if column.lower() in owners
     ]
 
 

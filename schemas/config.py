@@ -6,7 +6,7 @@ is checked by the function given as `check`; `operators.catalog.read_config` giv
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +22,14 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.enriched import ENRICHED_AT, ERROR, IMAGE_ID, URI
+from schemas.enriched import ATTEMPTS, ENRICHED_AT, ERROR, IMAGE_ID, IS_DUE, URI
 from schemas.errors import ConfigError
 
 FETCH = "fetch"  # the stage that fetches images: may have resources, no operator may be called so
 OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED_NAMES = frozenset({FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT})
+RESERVED_NAMES = frozenset(
+    {FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, IS_DUE, ATTEMPTS}
+)
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -250,6 +252,10 @@ class StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} cannot be a key", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -298,7 +304,7 @@ def _name_faults(document: dict[str, Any]) -> list[str]:
     for name in names:
         if not OPERATOR_NAME.fullmatch(name):
             faults.append(f"operators: {name!r} names columns; use letters, digits and _")
-        if name in RESERVED_NAMES or name.startswith("image_"):
+        if name.lower() in RESERVED_NAMES or name.lower().startswith("image_"):
             faults.append(
                 f"operators: the name {name!r} is taken by tagline itself; choose another"
             )

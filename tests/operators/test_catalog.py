@@ -85,7 +85,8 @@ def test_a_chain_that_cannot_run_is_refused_before_it_does(operators, message):
 
 
 @pytest.mark.parametrize(
-    "column", ["error", "enriched_at", "attempts", "image_size", "image_anything"]
+    "column",
+    ["error", "enriched_at", "attempts", "image_size", "image_anything", "Error", "IMAGE_SIZE"],
 )
 def test_a_column_that_tagline_writes_is_refused_in_a_manifest(column):
     with pytest.raises(ConfigError, match=f"column '{column}' is one that tagline writes"):

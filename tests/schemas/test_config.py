@@ -98,6 +98,10 @@ def test_overrides_reach_into_the_config():
         ({"table": None}, r"table is None"),
         ({"operators": {"a b": {"use": "captioner"}}}, r"'a b' names columns; use letters"),
         ({"operators": {"error": {"use": "captioner"}}}, r"'error' is taken by tagline itself"),
+        ({"operators": {"Error": {"use": "captioner"}}}, r"'Error' is taken by tagline itself"),
+        ({"operators": {"is_due": {"use": "captioner"}}}, r"'is_due' is taken by tagline itself"),
+        ({"operators": {"attempts": {"use": "captioner"}}}, r"'attempts' is taken by tagline"),
+        ({"operators": {"Image_a": {"use": "captioner"}}}, r"'Image_a' is taken by tagline itself"),
         ({"operators": {"a": {"model": "x"}}}, r"operators.a.use is missing"),
         ({"operators": ["captioner"]}, r"operators is \['captioner'\]"),
     ],
@@ -126,6 +130,7 @@ def test_all_faults_are_reported_together():
         ("- 1", "a job config is a mapping"),
         ("", "a job config is a mapping"),
         ("table: a\ntable: b", "key 'table' is given twice"),
+        ("{[a, b]: c}", r"not YAML: \['a', 'b'\] cannot be a key"),
     ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
