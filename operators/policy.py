@@ -71,6 +71,7 @@ class Policy:
         scheme, found, rest = uri.partition("://")
         scheme = scheme.lower() if found else ""
         if scheme in ("", "file"):
+            rest = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
             return self._local(uri if not found else unquote(rest), has_scheme=bool(found))
         if scheme == "s3":
             return self._s3(uri, rest)

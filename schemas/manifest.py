@@ -157,7 +157,14 @@ def _renamed(path: str, stored: pa.Schema, columns: Mapping[str, str]) -> pa.Sch
                 f"{path}: manifest.columns takes {ours!r} from {theirs!r}, which is not there; "
                 f"it has {there}"
             )
-    names = {theirs: ours for ours, theirs in columns.items()}
+    names: dict[str, str] = {}
+    for ours, theirs in columns.items():
+        if theirs in names:
+            raise ManifestError(
+                f"{path}: manifest.columns takes both {names[theirs]!r} and {ours!r} from "
+                f"{theirs!r}; a column can be renamed once: write it twice into the file"
+            )
+        names[theirs] = ours
     fields = [field.with_name(names.get(field.name, field.name)) for field in stored]
     for name in (IMAGE_ID, URI):
         if name not in [field.name for field in fields]:

@@ -36,6 +36,8 @@ def find_files(path: str, filesystem: Any) -> dict[str, Any]:
         if GLOB_SIGNS & set(inner):
             found = filesystem.glob(inner, detail=True)
             found = {name: info for name, info in found.items() if info["type"] == "file"}
+            if inner.rpartition("/")[2][:1] in GLOB_SIGNS:  # as in a shell; `_a*` asks for them
+                found = {name: info for name, info in found.items() if not _is_hidden(name)}
         else:
             found = _visible(inner, filesystem.find(inner, detail=True))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -56,9 +58,13 @@ def find_files(path: str, filesystem: Any) -> dict[str, Any]:
 def _visible(folder: str, found: dict[str, Any]) -> dict[str, Any]:
     def is_visible(name: str) -> bool:
         below = name.removeprefix(folder).strip("/").split("/")
-        return not any(part.startswith(("_", ".")) for part in below)
+        return not any(map(_is_hidden, below))
 
     return {name: info for name, info in found.items() if is_visible(name)}
+
+
+def _is_hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(("_", "."))
 
 
 def format_of(name: str) -> Format | None:

@@ -39,6 +39,7 @@ def test_relative_names_are_looked_for_in_the_manifests_folder(folder, name):
     assert policy.place("pictures/a.jpg") == Place("file", "", expected)
     assert policy.place(str(folder / "inside/pictures/a.jpg")).path == expected
     assert policy.place(f"file://{folder}/inside/pictures/a.jpg").path == expected
+    assert policy.place(f"file://localhost{folder}/inside/pictures/a.jpg").path == expected
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,12 @@ def test_files_of_a_folder_come_in_order_and_hidden_ones_do_not(tmp_path):
 
 
 def test_a_glob_chooses_files(tmp_path):
-    for name in ("a1", "a2", "b1"):
+    for name in ("a1", "a2", "b1", "_c1", ".d1"):
         parquet(tmp_path / f"{name}.parquet", image_id=[name], uri=["x"])
 
     assert read(tmp_path / "a*.parquet")["image_id"].to_pylist() == ["a1", "a2"]
+    assert read(tmp_path / "*.parquet")["image_id"].to_pylist() == ["a1", "a2", "b1"]
+    assert read(tmp_path / "_*.parquet")["image_id"].to_pylist() == ["_c1"]
 
 
 def test_a_glob_that_is_none_is_named(tmp_path):
@@ -185,6 +187,13 @@ def test_a_rename_of_nothing_is_named(tmp_path):
 
     with pytest.raises(ManifestError, match="takes 'uri' from 'url', which is not there"):
         opened(tmp_path, {"uri": "url"})
+
+
+def test_a_column_renamed_twice_is_named(tmp_path):
+    parquet(tmp_path / "m.parquet", url=["x"])
+
+    with pytest.raises(ManifestError, match="takes both 'image_id' and 'uri' from 'url'"):
+        opened(tmp_path, {"image_id": "url", "uri": "url"})
 
 
 @pytest.mark.parametrize(("bad", "found"), [(None, "null"), ("", "empty")])
