@@ -19,7 +19,7 @@ from jobs.decision import Rules
 from jobs.records import ANOTHER, read_rates, read_tried, record_operators, record_tried
 from jobs.shards import Plan, read_plan, write_plan
 from jobs.staleness import Comparison
-from jobs.table import Table, open_table, planned_schema
+from jobs.table import Table, check_texts, open_table, planned_schema
 from operators.base import Operator
 from operators.fetcher import Fetcher
 from operators.policy import Policy
@@ -29,7 +29,7 @@ from schemas.manifest import Manifest
 from schemas.manifest_files import STORE_ERRORS
 
 ROUND_ROWS = 50_000_000  # due rows of one plan; the rest is for the next
-PLAN_FORMAT = 1  # raised when the same state would be planned into other shards
+PLAN_FORMAT = 2  # raised when the same state would be planned into other shards
 START_SECONDS = 12.0  # Ray, its actors and the weights; measured on two cores
 SAMPLE_ROWS = 200  # images whose size is asked for when none is known
 SAMPLE_THREADS = 32
@@ -124,6 +124,7 @@ def plan(
     path = storage.normalise(config.table)
     table = open_table(path)
     schema = planned_schema(table, manifest.schema, operators)
+    check_texts(schema, operators)
     plan_id = _plan_id(table, manifest, operators, selection)
     standing = read_plan(path, plan_id) if write else None
     if standing:

@@ -141,6 +141,28 @@ def planned_schema(
     return pa.schema([*table.schema, *added])
 
 
+def check_texts(schema: pa.Schema, operators: Sequence[Operator]) -> None:
+    """Refuses operators that would read texts from columns of another type.
+
+    Args:
+        schema: of the table once it is planned: all that an operator can read but images.
+        operators: in order.
+
+    Raises:
+        ConfigError: with every such column.
+    """
+    kinds = {field.name: field.type for field in schema}
+    faults = [
+        f"operators.{operator.name}: reads texts from the column {column!r}, which is "
+        f"{kinds.get(column, 'the image itself')}; name a column of text"
+        for operator in operators
+        for column in getattr(operator, "texts", ())
+        if kinds.get(column) != pa.string()
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 def _reason(error: Exception) -> str:
     """What deltalake says, on one line and without colours or its own frames."""
     lines = (ORNAMENTS.sub("", line).strip() for line in str(error).splitlines())

@@ -46,7 +46,11 @@ logger = logging.getLogger(__name__)
 
 
 class Operator(Protocol):
-    """Adds columns to a table; cheap to build and to pickle, `load` reads the weights once."""
+    """Adds columns to a table; cheap to build and to pickle, `load` reads the weights once.
+
+    One that reads texts names their columns in an attribute `texts`, so that a column of another
+    type is refused before anything runs.
+    """
 
     name: str
     key: str  # `fingerprint(description)`

@@ -80,7 +80,8 @@ class Entailment:
         self.hypothesis = hypothesis
         self.hypotheses = tuple(hypotheses or ())
         self.premise = premise
-        self.reads = (IMAGE_ENCODED, *(column for column in (hypothesis, premise) if column))
+        self.texts = tuple(column for column in (hypothesis, premise) if column)
+        self.reads = (IMAGE_ENCODED, *self.texts)
         self.writes = hypotheses_schema(name) if hypotheses else entailment_schema(name)
         self.batch_rows = BATCH_ROWS
         self.description: Mapping[str, Any] = {

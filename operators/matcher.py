@@ -82,7 +82,8 @@ class Matcher:
         self.name = name
         self.text = text
         self.precision = precision
-        self.reads = (IMAGE_ENCODED, text)
+        self.texts = (text,)
+        self.reads = (IMAGE_ENCODED, *self.texts)
         self.writes = match_schema(name)
         self.batch_rows = BATCH_ROWS
         self.description: Mapping[str, Any] = {

@@ -69,7 +69,8 @@ class UpperCase:
         upstream_keys: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.reads: tuple[str, ...] = (text,)
+        self.texts = (text,)
+        self.reads: tuple[str, ...] = self.texts
         self.writes = pa.schema([(name, pa.string())])
         self.batch_rows = 16
         self.description: Mapping[str, Any] = {

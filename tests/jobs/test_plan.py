@@ -124,6 +124,15 @@ def test_a_column_nobody_reads_is_carried_without_computing(enrich, rows):
     assert without(table, "note") == without(before, "note")
 
 
+@pytest.mark.parametrize("name", ["_source", "_row", "is_new", "stale_upper", "a.b"])
+def test_a_column_may_be_called_what_planning_calls_things(enrich, rows, name):
+    enrich([{**row, name: 1} for row in rows])
+
+    _, _, table = enrich([{**row, name: 2} for row in rows])
+
+    assert [row[name] for row in table] == [2] * 20
+
+
 def test_a_new_column_and_a_new_operator_come_in_the_same_commit(enrich, rows, tmp_path):
     _, _, before = enrich(rows, DIGEST)
 
@@ -293,6 +302,19 @@ def test_a_column_of_another_type_is_refused(enrich, rows):
 
     with pytest.raises(ConfigError, match="column 'note' is int64, now it would be 'note': string"):
         enrich([{**row, "note": "1"} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [("title", "int64"), ("digest_score", "float"), ("image_encoded", "the image itself")],
+)
+def test_a_text_is_read_from_no_column_of_another_type(enrich, rows, column, kind):
+    upper = {"upper": {"use": "upper", "text": column}}
+
+    with pytest.raises(
+        ConfigError, match=f"reads texts from the column '{column}', which is {kind}"
+    ):
+        enrich([{**row, "title": 1} for row in rows], DIGEST | upper)
 
 
 def test_a_table_in_the_manifests_folder_is_refused(rows, tmp_path):
