@@ -8,7 +8,7 @@
 - A row whose other manifest columns changed is written again, not computed again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from operators.base import Operator
@@ -47,7 +47,8 @@ class Rules:
         prune: whether rows that the manifest no longer names are removed.
         attempts: tries of a transient error.
         tried_keys: by data file, the operators' keys its rows were last tried with; absent where
-            not known.
+            not known, as in a file that another writer made of several.
+        untried: operators whose key no plan for this table had yet.
         retired: key columns of operators that the config no longer has. What they read is not
             known, so any change of a row voids them, lest a value of another image is taken for
             good when such an operator comes back.
@@ -57,6 +58,7 @@ class Rules:
     prune: bool
     attempts: int
     tried_keys: Mapping[str, Mapping[str, str]]
+    untried: Collection[str] = ()
     retired: Sequence[str] = ()
 
 
@@ -88,7 +90,7 @@ def _judged_sql(compared: Sequence[str], operators: Sequence[Operator], rules: R
     read = sorted(set[str]().union(*inputs.values()))
     is_other = _any(_differs(column) for column in compared)
     is_changed = _any(
-        [*(_differs(column) for column in read), _key_changed_up_to_failure(operators)]
+        [*(_differs(column) for column in read), _key_changed_up_to_failure(operators, rules)]
     )
     both = f"{M}.image_id IS NOT NULL AND {S}.image_id IS NOT NULL"
     flags = _listed(
@@ -167,17 +169,18 @@ def _key_differs(op: Operator) -> str:
     return f"{S}.{name(key_column(op.name))} IS DISTINCT FROM {text(op.key)}"
 
 
-def _key_changed_up_to_failure(operators: Sequence[Operator]) -> str:
+def _key_changed_up_to_failure(operators: Sequence[Operator], rules: Rules) -> str:
     """Whether a key up to the failed stage is another than the row was tried with.
 
     The failed operator's own key is not in its row; it is known by the plan that wrote the file.
+    Where it is not known, a key that is new to the table is another for sure.
     An error of the fetch depends on no key, one of an operator that is gone is to be computed.
     """
     fetches = any(IMAGE_ENCODED in op.reads for op in operators)
     cases = [f"WHEN {S}.error.stage = {text(FETCH)} THEN false"] if fetches else []
     for position, op in enumerate(operators):
         before = [_key_differs(earlier) for earlier in operators[:position]]
-        own = f"coalesce({T}.{name(op.name)} <> {text(op.key)}, false)"
+        own = f"coalesce({T}.{name(op.name)} <> {text(op.key)}, {op.name in rules.untried})"
         cases.append(f"WHEN {S}.error.stage = {text(op.name)} THEN {_any([*before, own])}")
     return f"(CASE {' '.join(cases)} ELSE true END)"
 

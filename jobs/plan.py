@@ -16,7 +16,14 @@ import pyarrow as pa
 from jobs import storage
 from jobs.cutting import Expectation, cut, limits_for
 from jobs.decision import Rules
-from jobs.records import ANOTHER, read_rates, read_tried, record_operators, record_tried
+from jobs.records import (
+    ANOTHER,
+    read_rates,
+    read_tried,
+    record_operators,
+    record_tried,
+    unrecorded,
+)
 from jobs.shards import Plan, read_plan, write_plan
 from jobs.staleness import Comparison
 from jobs.table import Table, check_texts, open_table, planned_schema
@@ -201,6 +208,7 @@ def _rules(path: str, comparison: Comparison, config: JobConfig, selection: Sele
         prune=selection.prune,
         attempts=config.limits.attempts,
         tried_keys=read_tried(path, comparison.files_with_errors()),
+        untried=unrecorded(path, comparison.operators),
         retired=comparison.retired,
     )
 

@@ -21,14 +21,23 @@ ANOTHER = ""  # a tried key that is no operator's: errors are to be computed onc
 READ_THREADS = 16
 
 
-def record_operators(table: str, operators: Iterable[Operator]) -> None:
+def record_operators(table: str, operators: Sequence[Operator]) -> None:
     """Writes what each operator's key is made of, where that is not there yet."""
+    new = unrecorded(table, operators)
     for operator in operators:
-        path = storage.join(table, "_tagline", "operators", f"{operator.key}.json")
         made = {"key": operator.key, "description": dict(operator.description)}
         data = json.dumps(made, sort_keys=True, ensure_ascii=False, indent=1).encode()
-        if storage.stat(path) is None:
-            storage.put_if_absent(path, data)
+        if operator.name in new:
+            storage.put_if_absent(_operator_path(table, operator), data)
+
+
+def unrecorded(table: str, operators: Iterable[Operator]) -> list[str]:
+    """Names the operators that no plan for this table had yet, as they are now."""
+    return [op.name for op in operators if storage.stat(_operator_path(table, op)) is None]
+
+
+def _operator_path(table: str, operator: Operator) -> str:
+    return storage.join(table, "_tagline", "operators", f"{operator.key}.json")
 
 
 def read_description(table: str, key: str) -> Mapping[str, Any]:

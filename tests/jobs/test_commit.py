@@ -315,6 +315,18 @@ def test_many_small_files_become_few(folder, monkeypatch):
     assert job.make_plan(changed).counts.changed == 12
 
 
+def test_errors_are_computed_again_by_another_operator_after_another_writers_compaction(tmp_path):
+    rows = rows_for(12)
+    rows[3]["title"] = "bad"
+    commit(ready(tmp_path, rows, actors=3))
+
+    open_table(str(tmp_path / "table")).delta.optimize.compact()
+
+    assert job.make_plan(config(tmp_path, rows)).is_empty
+    changed = config(tmp_path, rows, {"upper": {**UPPER["upper"], "version": 2}})
+    assert job.make_plan(changed).counts.changed == 12
+
+
 def test_vacuum_deletes_what_is_old_and_keeps_a_running_plan(folder):
     first = ready(folder, rows_for(10))
     commit(first)
