@@ -282,9 +282,10 @@ def _rows_of(path: str, wanted: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
             skipped = start if skipped is None else skipped
         start = end
     present = [name for name in schema.names if name in file.schema_arrow.names]
-    rows = file.read_row_groups(groups, columns=present).take(pc.subtract(wanted, skipped or 0))
+    rows = file.read_row_groups(groups, columns=present)
+    at = pc.subtract(wanted, skipped or 0)
     columns = [
-        rows[field.name].cast(field.type)
+        rows[field.name].cast(field.type).take(at)  # deltalake writes views, which cannot be taken
         if field.name in present
         else pa.nulls(len(wanted), field.type)
         for field in schema

@@ -327,6 +327,20 @@ def test_errors_are_computed_again_by_another_operator_after_another_writers_com
     assert job.make_plan(changed).counts.changed == 12
 
 
+def test_rows_are_copied_from_files_that_deltalakes_own_delete_wrote(tmp_path):
+    first, second, *others = rows_for(12)
+    commit(ready(tmp_path, [first, second, *others]))
+    open_table(str(tmp_path / "table")).delta.delete(f"image_id = '{first['image_id']}'")
+
+    made = ready(tmp_path, [first, {**second, "title": "other"}, *others])
+    commit(made)
+
+    assert (made.counts.new, made.counts.recomputed) == (1, 1)
+    assert [row["upper"] for row in job.rows_of(tmp_path / "table")] == [
+        row["title"].upper() for row in [first, {"title": "other"}, *others]
+    ]
+
+
 def test_vacuum_deletes_what_is_old_and_keeps_a_running_plan(folder):
     first = ready(folder, rows_for(10))
     commit(first)
