@@ -1,7 +1,7 @@
 """People's answers about the answers of a table: what was judged of which image, and what is true.
 
 A file has the columns `image_id`, `label` and `truth`, and may have `text`. The label says what was
-judged, in any of these ways: an operator's column (`caption`); one of an operator's hypotheses; the
+judged, in any of these ways: an operator's column (`caption`); one of its hypotheses or tags; the
 answer a person saw (`yes`); the caption a person saw. An answer about something that the table says
 differently by now is left out, and counted.
 """
@@ -31,6 +31,7 @@ TRUTHS = {
     **dict.fromkeys(("true", "right", "correct", "1"), TRUE),
     **dict.fromkeys(("false", "wrong", "incorrect", "0"), FALSE),
 }
+LISTS = ("hypotheses", "tags")  # kinds of columns with several answers a row
 SHOWN = 3  # examples in a message
 
 ABSENT = "about images that the table has no answer for"
@@ -219,9 +220,7 @@ def _fitting(
     if not claims:
         return ABSENT
     for source, position, name, answer in claims:
-        if label == source.column != "" and source.kind != "hypotheses":
-            return Fitting(source.column, position, answer, False)
-        if source.kind == "hypotheses" and label == name:
+        if label == (name if source.kind in LISTS else source.column):
             return Fitting(source.column, position, answer, False)
     return next(_by_content(label, claims, texts, image), UNKNOWN)
 

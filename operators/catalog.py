@@ -54,6 +54,18 @@ def _matcher() -> Factory:
     return Matcher
 
 
+def _tagger() -> Factory:
+    from operators.tagger import Tagger
+
+    return Tagger
+
+
+def _agreement() -> Factory:
+    from operators.agreement import Agreement
+
+    return Agreement
+
+
 def _acceptance() -> Factory:
     from operators.acceptance import Acceptance
 
@@ -65,6 +77,8 @@ CATALOG: Mapping[str, Callable[[], Factory]] = {
     "entailment": _entailment,
     "embedder": _embedder,
     "matcher": _matcher,
+    "tagger": _tagger,
+    "agreement": _agreement,
     "acceptance": _acceptance,
 }
 

@@ -4,6 +4,7 @@ An answer's confidence is what its operators say of it themselves:
 
 - a label of an entailment checker: the probability of that label;
 - a match: its probability;
+- a tag: the probability that it holds;
 - a caption: the geometric mean of the probabilities of its tokens (`exp` of its score), and of what
   was said of it afterwards, where the table has that: that it is entailed, that it matches. The
   three are put together by their geometric mean, so each can pull it down.
@@ -20,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.calibration import Kind
-from schemas.enriched import ALTERNATIVES_TYPE, HYPOTHESES_TYPE
+from schemas.enriched import ALTERNATIVES_TYPE, HYPOTHESES_TYPE, TAGS_TYPE
 
 LABELS = ("yes", "no", "maybe")
-YES = "yes"  # what a caption or a match answers: it is so
+YES = "yes"  # what a caption, a match or a tag answers: it is so
 EDGE = 1e-9  # confidences are this far from 0 and 1 where log odds are taken of them
 LARGEST_ODDS = 500.0  # of which `exp` is still finite
 
@@ -108,7 +109,9 @@ def claims_of(table: pa.Table, source: Source) -> Claims:
         source: one of `sources_of`.
     """
     if source.kind == "hypotheses":
-        return _listed(table, source)
+        return _hypotheses(table, source)
+    if source.kind == "tags":
+        return _tags(table, source)
     if source.kind == "entailment":
         answers = table[source.column].combine_chunks()
         told = np.stack([_numbers(table[name]) for name in source.signals])  # (3, n)
@@ -128,6 +131,8 @@ def _sources(schema: pa.Schema, judges: Mapping[str, tuple[str, ...]]) -> Iterat
             yield Source(name, "entailment", tuple(beside))
         elif kind == HYPOTHESES_TYPE:
             yield Source(name, "hypotheses", (name,))
+        elif kind == TAGS_TYPE:
+            yield Source(name, "tags", (name,))
         elif pa.types.is_string(kind) and kinds.get(f"{name}_alternatives") == ALTERNATIVES_TYPE:
             yield Source(name, "captioner", (f"{name}_score", *judges.get(name, ())))
         elif _is_number(kinds, name) and _is_number(kinds, f"{name}_similarity"):
@@ -138,15 +143,26 @@ def _is_number(kinds: Mapping[str, pa.DataType], name: str) -> bool:
     return name in kinds and pa.types.is_floating(kinds[name])
 
 
-def _listed(table: pa.Table, source: Source) -> Claims:
+def _hypotheses(table: pa.Table, source: Source) -> Claims:
     """The entries of lists: each its own answer about what it names."""
-    lists = table[source.column].combine_chunks()
-    entries = pc.list_flatten(lists)
-    rows = pc.list_parent_indices(lists).to_numpy()
+    entries, rows = _entries(table[source.column])
     answers = pc.struct_field(entries, "label")
     told = np.stack([_numbers(pc.struct_field(entries, label)) for label in LABELS])
     at = pc.index_in(answers, value_set=pa.array(LABELS)).to_numpy(zero_copy_only=False)
     return _known(pc.struct_field(entries, "text"), answers, _chosen(told, at), rows)
+
+
+def _tags(table: pa.Table, source: Source) -> Claims:
+    """The entries of lists: each says that a label holds."""
+    entries, rows = _entries(table[source.column])
+    confidence = _numbers(pc.struct_field(entries, "yes"))
+    return _known(pc.struct_field(entries, "label"), pa.repeat(YES, len(entries)), confidence, rows)
+
+
+def _entries(column: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """The entries of a column of lists, and the row of each."""
+    lists = column.combine_chunks()
+    return pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
 
 
 def _chosen(told: Floats, at: npt.NDArray[np.generic]) -> Floats:

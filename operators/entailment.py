@@ -154,10 +154,33 @@ class Entailment:
         """
         if isinstance(hypotheses, str):
             raise TypeError("hypotheses is one str; it must be a list of them")
+        return self.judge_each(images, [hypotheses] * len(images), premise=premise)
+
+    def judge_each(
+        self,
+        images: "Sequence[Image]",
+        hypotheses: Sequence[Sequence[str]],
+        *,
+        premise: str | None = None,
+    ) -> list[list[Judgement]]:
+        """Judges hypotheses of its own about each of several images.
+
+        Args:
+            images: of any size and mode.
+            hypotheses: for each image any number of sentences.
+            premise: what is known besides the image.
+
+        Returns:
+            for each image one judgement a hypothesis, in the orders given.
+
+        Raises:
+            RowFaults: as of `judge`.
+        """
         judged: list[list[Judgement]] = []
         for start in range(0, len(images), self.batch_rows):
             some = images[start : start + self.batch_rows]
-            judged += self._judge(some, [list(hypotheses)] * len(some), [premise] * len(some))
+            told = hypotheses[start : start + len(some)]
+            judged += self._judge(some, told, [premise] * len(some))
         return judged
 
     def _judge(

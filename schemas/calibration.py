@@ -15,7 +15,7 @@ from schemas.errors import ConfigError
 
 ACCEPTED, REJECTED, REVIEW = "accepted", "rejected", "review"
 
-Kind = Literal["captioner", "entailment", "hypotheses", "matcher"]
+Kind = Literal["captioner", "entailment", "hypotheses", "matcher", "tags"]
 
 
 class Thresholds(Strict):

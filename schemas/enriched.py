@@ -43,6 +43,16 @@ HYPOTHESES_TYPE = pa.list_(
         ]
     )
 )
+TAGS_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("label", pa.string()),
+            ("answer", pa.string()),
+            ("yes", pa.float32()),
+            ("similarity", pa.float32()),
+        ]
+    )
+)
 VERDICTS_TYPE = pa.list_(
     pa.struct(
         [
@@ -109,6 +119,16 @@ def match_schema(name: str) -> pa.Schema:
 def embedding_schema(name: str) -> pa.Schema:
     """What an embedder writes: vectors of unit length, as plain lists."""
     return pa.schema([(name, pa.list_(pa.float32()))])
+
+
+def tags_schema(name: str) -> pa.Schema:
+    """What a tagger writes: the labels of a taxonomy that hold, the surest first."""
+    return pa.schema([(name, TAGS_TYPE)])
+
+
+def agreement_schema(name: str) -> pa.Schema:
+    """What an agreement writes: how far the models agree about an image, in [0, 1]."""
+    return pa.schema([(name, pa.float32())])
 
 
 def acceptance_schema(name: str) -> pa.Schema:
