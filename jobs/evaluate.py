@@ -65,7 +65,7 @@ def captions_command(
         Path,
         typer.Option(
             metavar="FILE",
-            help="COCO's annotations, Karpathy's dataset_*.json, or Flickr30k's results.token.",
+            help="COCO's annotations, Karpathy's dataset_*.json, or Flickr30k's .token or .csv.",
         ),
     ],
     predictions: Predictions = None,

@@ -87,7 +87,7 @@ def captions(references: Path, source: Source, *, split: str | None = None) -> R
     """Judges captions.
 
     Args:
-        references: COCO's annotations, Karpathy's JSON or Flickr30k's `.token` file.
+        references: COCO's annotations, Karpathy's JSON or Flickr30k's `.token` or `.csv` file.
         source: predictions are COCO's results; images a folder.
         split: of Karpathy's JSON.
 

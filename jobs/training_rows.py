@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import storage
+from jobs.training_formats import read_format
 from operators.fetcher import Fetcher
 from operators.policy import Policy
 from schemas.config import nearest
@@ -145,15 +146,19 @@ def digest_of(tables: Iterable[pa.Table]) -> str:
 
 def _read_split(name: str, data: DataConfig, config: FinetuneConfig) -> Split:
     allow = config.allow
+    unpacked = Path(config.output).absolute() / "_training" / "images" / name
+    own = str(unpacked) if data.format == "chinese_clip" else data.images or ""
     policy = Policy(
-        manifest=_folder(data),
+        manifest=storage.normalise(data.path),
         buckets=allow.buckets,
-        roots=tuple(map(os.path.abspath, (*allow.roots, *((data.images,) if data.images else ())))),
+        roots=tuple(os.path.abspath(root) for root in (*allow.roots, own) if _is_local(root)),
         hosts=allow.hosts,
     )
-    tables = []
-    for path, table in _files(data, config.targets):
-        tables.append(_checked(path, table, data, config))
+    tables = [
+        _checked(path, table, columns, config)
+        for path, table in _files(data, unpacked)
+        for columns in data.readings()
+    ]
     table = pa.concat_tables(tables) if tables else pa.table({})
     if not table.num_rows:
         raise ManifestError(f"{name}: {data.path} has no rows; there is nothing to learn from")
@@ -161,10 +166,8 @@ def _read_split(name: str, data: DataConfig, config: FinetuneConfig) -> Split:
     return Split(name, table.append_column(PLACE, places), policy)
 
 
-def _folder(data: DataConfig) -> str:
-    """What relative uris are relative to; absolute, for workers have folders of their own."""
-    path = data.path if data.format == "manifest" else str(Path(data.images or ".") / "manifest")
-    return storage.normalise(path)
+def _is_local(folder: str) -> bool:
+    return bool(folder) and "://" not in folder
 
 
 def _place(policy: Policy, uri: str | None) -> str:
@@ -176,44 +179,22 @@ def _place(policy: Policy, uri: str | None) -> str:
     return f"{place.kind} {place.host} {place.path}"
 
 
-def _files(data: DataConfig, targets: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def _files(data: DataConfig, unpacked: Path) -> Iterator[tuple[str, pa.Table]]:
     """The files of a split, as they are."""
-    if data.format == "captions":
-        yield data.path, _caption_rows(data)
-        return
-    if data.format == "snli_ve":
-        yield data.path, _pair_rows(data)
+    if data.format != "manifest":
+        yield data.path, read_format(data, unpacked)
         return
     path = storage.normalise(data.path)
     yield from stored_tables(path, storage.filesystem(path))
 
 
-def _caption_rows(data: DataConfig) -> pa.Table:
-    from jobs.datasets.captions import read_references
-
-    rows: list[dict[str, str]] = []
-    for row in read_references(Path(data.path), split=data.split).to_pylist():
-        uri = str(Path(data.images or "").resolve() / (row["file"] or row["image_id"]))
-        told = row["captions"]
-        rows += [{IMAGE_ID: row["image_id"], URI: uri, "caption": t, "text": t} for t in told]
-    return pa.Table.from_pylist(rows)
-
-
-def _pair_rows(data: DataConfig) -> pa.Table:
-    from jobs.datasets.snli_ve import read_pairs
-
-    folder = Path(data.images or "").resolve()
-    table = read_pairs(Path(data.path))
-    table = table.filter(pc.is_valid(table["label"]))  # the annotators agreed
-    uris = [str(folder / f"{image}.jpg") for image in table[IMAGE_ID].to_pylist()]
-    return table.append_column(URI, pa.array(uris, pa.string()))
-
-
-def _checked(path: str, table: pa.Table, data: DataConfig, config: FinetuneConfig) -> pa.Table:
+def _checked(
+    path: str, table: pa.Table, named: Mapping[str, str], config: FinetuneConfig
+) -> pa.Table:
     """The columns that are learned from, as text, under our names."""
     columns: dict[str, pa.Array] = {}
     for name in (URI, *config.targets):
-        theirs = data.columns.get(name, name)
+        theirs = named.get(name, name)
         if theirs not in table.column_names:
             raise ManifestError(
                 f"{path}: no column {theirs!r}; {nearest(theirs, table.column_names)}; map one "
@@ -222,7 +203,7 @@ def _checked(path: str, table: pa.Table, data: DataConfig, config: FinetuneConfi
         columns[name] = _texts(path, name, table[theirs])
     if "label" in columns:
         columns["label"] = _labels(path, columns["label"].to_pylist())
-    theirs = data.columns.get(IMAGE_ID, IMAGE_ID)
+    theirs = named.get(IMAGE_ID, IMAGE_ID)
     ids = table[theirs].cast(pa.string()) if theirs in table.column_names else None
     columns[IMAGE_ID] = pa.nulls(table.num_rows, pa.string()) if ids is None else ids
     return pa.table(columns)

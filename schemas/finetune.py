@@ -4,19 +4,27 @@ What is left out is as published for the model (`operators.finetuning.recipes`).
 config are found before any is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError, model_validator
 
 from schemas.config import PLAIN_FAULTS, Allow, Strict, nearest, overridden, read_document
+from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ConfigError
 
 Use = Literal["captioner", "entailment", "embedder", "matcher"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["cosine", "polynomial", "constant"]
-DataFormat = Literal["manifest", "captions", "snli_ve"]
+DataFormat = Literal["manifest", "captions", "snli_ve", "chinese_clip"]
+
+Names = Annotated[  # one, or a list
+    tuple[str, ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+    Field(min_length=1),
+]
 
 METRICS: dict[str, tuple[str, ...]] = {  # the first is the default; all are the better the higher
     "captioner": ("cider", "exact"),
@@ -39,25 +47,34 @@ class DataConfig(Strict):
 
     Args:
         path: a file, a folder or a glob of Parquet, CSV or JSONL; or a file of another format.
-        columns: our name of a column to its name in the files: `{caption: true_caption}`.
+        columns: our name of a column to its name in the files: `{caption: true_caption}`; a target
+            may have several, `{text: [caption, caption_zh]}`, of which each makes a row.
         format: `manifest`; `captions` for COCO's annotations, Karpathy's JSON and Flickr30k's
-            tokens; `snli_ve` for SNLI-VE's lines.
-        images: the folder of the images, where the format names files only.
-        split: of Karpathy's JSON.
+            captions; `snli_ve` for SNLI-VE's lines; `chinese_clip` for MUGE's and its like's.
+        images: the folder of the images, where the format names files only; or `{split}_imgs.tsv`.
+        split: of Karpathy's JSON; or several.
     """
 
     path: str = Field(min_length=1)
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, Names] = Field(default_factory=dict)
     format: DataFormat = "manifest"
     images: str | None = None
-    split: str | None = None
+    split: Names | None = None
 
     @model_validator(mode="after")
     def _has_images(self) -> "DataConfig":
         if (self.format == "manifest") == (self.images is not None):
             needs = "names no folder" if self.images is None else "has a uri in each row"
             raise ValueError(f"format {self.format!r} {needs}; see `images`")
+        several = [n for n in (URI, IMAGE_ID) if len(self.columns.get(n, ())) > 1]
+        if several:
+            raise ValueError(f"{several[0]!r} has several columns; only a target may")
         return self
+
+    def readings(self) -> Iterator[dict[str, str]]:
+        """Every way to name a row's columns: one, unless a target has several columns."""
+        for names in product(*self.columns.values()):
+            yield dict(zip(self.columns, names, strict=True))
 
 
 class TrainingLimits(Strict):

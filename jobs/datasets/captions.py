@@ -10,7 +10,7 @@ from schemas.errors import DatasetError
 
 
 def read_references(path: Path, *, split: str | None = None) -> pa.Table:
-    """Reads COCO's annotations, Karpathy's JSON, or Flickr30k's `.token` file.
+    """Reads COCO's annotations, Karpathy's JSON, or Flickr30k's `.token` or `.csv` file.
 
     Args:
         path: the file.
@@ -22,7 +22,7 @@ def read_references(path: Path, *, split: str | None = None) -> pa.Table:
     Raises:
         DatasetError: it is none of them, or has no such split.
     """
-    if path.suffix in (".token", ".txt", ".tsv"):
+    if path.suffix in (".token", ".txt", ".tsv", ".csv"):
         table = flickr30k.read_tokens(path)
     elif _is_karpathy(path):
         return coco.read_karpathy(path, split=split)

@@ -9,6 +9,7 @@ Format: https://github.com/OFA-Sys/Chinese-CLIP, README, "data preparation" and 
 
 import binascii
 from base64 import b64decode
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -131,7 +132,7 @@ def _open_lines(path: Path) -> Iterator[bytes]:
 
 
 def _image(where: str, line: bytes) -> tuple[int, bytes]:
-    identity, tab, encoded = line.rstrip(b"\r\n").partition(b"\t")
+    identity, tab, encoded = line.removeprefix(BOM_UTF8).rstrip(b"\r\n").partition(b"\t")
     if not tab or not identity.isdigit():
         raise DatasetError(f"{where}: {line[:40]!r} is not an id, a tab and an image in base64")
     try:

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import pyarrow as pa
@@ -37,6 +38,11 @@ def config_of(folder, **changes):
 
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def write_text(path, text):
+    path.write_text(text)
     return str(path)
 
 
@@ -157,6 +163,45 @@ def test_no_good_image_at_all_is_refused(folder):
         healthy_rows(split, look_at(images_of(split), fetcher_of(config, split)))
 
 
+def test_a_target_with_several_columns_makes_a_row_of_each(folder):
+    write_train(
+        folder,
+        {"uri": "0.img", "en": "a man", "zh": "一个男人"},
+        {"uri": "1.img", "en": "a cat", "zh": "一只猫"},
+    )
+    train = {"path": str(folder / "train.jsonl"), "columns": {"text": ["en", "zh"]}}
+    config = config_of(folder, use="embedder", model="embedded:embedder", train=train)
+    split = read_splits(config)["train"]
+    assert split.table["text"].to_pylist() == ["a man", "a cat", "一个男人", "一只猫"]
+    assert split.table["uri"].to_pylist() == ["0.img", "1.img"] * 2
+    assert images_of(split).num_rows == 2
+
+
+def write_muge(folder, *texts):
+    encoded = base64.urlsafe_b64encode((folder / "0.img").read_bytes()).decode()
+    images = write_text(folder / "train_imgs.tsv", f"7\t{encoded}\n8\t{encoded[:40]}\n")
+    path = write_lines(folder / "train_texts.jsonl", texts)
+    train = {"path": path, "images": images, "format": "chinese_clip"}
+    return config_of(folder, use="embedder", model="embedded:embedder", train=train)
+
+
+def test_texts_and_packed_images_come_from_chinese_clips_files(folder):
+    config = write_muge(folder, {"text_id": 1, "text": "一只猫", "image_ids": [7, 8]})
+    split = read_splits(config)["train"]
+    assert split.table.select(["image_id", "text"]).to_pylist() == [
+        {"image_id": "7", "text": "一只猫"},
+        {"image_id": "8", "text": "一只猫"},
+    ]
+    seen = look_at(images_of(split), fetcher_of(config, split))
+    assert seen["code"].to_pylist() == [None, "truncated"]
+
+
+def test_a_text_of_an_image_that_is_not_packed_is_named(folder):
+    config = write_muge(folder, {"text_id": 1, "text": "一只猫", "image_ids": [7, 9]})
+    with pytest.raises(ManifestError, match="text 1 is of images 9, which are not in"):
+        read_splits(config)
+
+
 def test_captions_come_from_karpathys_file(folder):
     image = {"filename": "0.img", "split": "train", "cocoid": 3, "sentences": [{"raw": "a man"}]}
     (folder / "data.json").write_text(json.dumps({"images": [image], "dataset": "coco"}))
@@ -171,6 +216,23 @@ def test_captions_come_from_karpathys_file(folder):
     assert split.table["caption"].to_pylist() == ["a man"]
     seen = look_at(images_of(split), fetcher_of(config, split))
     assert seen["code"].to_pylist() == [None]
+
+
+def test_captions_of_several_splits_come_together(folder):
+    images = [
+        {"filename": f"{n}.img", "split": split, "cocoid": n, "sentences": [{"raw": split}]}
+        for n, split in enumerate(["train", "restval", "val"])
+    ]
+    (folder / "data.json").write_text(json.dumps({"images": images}))
+    train = {
+        "path": str(folder / "data.json"),
+        "format": "captions",
+        "images": "s3://coco/images/",
+        "split": ["train", "restval"],
+    }
+    table = read_splits(config_of(folder, train=train))["train"].table
+    assert table["caption"].to_pylist() == ["train", "restval"]
+    assert table["uri"].to_pylist() == ["s3://coco/images/0.img", "s3://coco/images/1.img"]
 
 
 def test_pairs_come_from_snli_ves_file(folder):

@@ -21,7 +21,7 @@ def path(tmp_path):
 def test_values_are_replaced_on_the_command_line(path):
     config = read_finetune_config(path, ["batch=7", "train.columns.text=title", "validation=v.csv"])
     assert config.batch == 7
-    assert config.train.columns == {"text": "title"}
+    assert config.train.columns == {"text": ("title",)}
     assert config.validation is not None
     assert config.validation.path == "v.csv"
 
@@ -38,6 +38,8 @@ def test_values_are_replaced_on_the_command_line(path):
         ("premise=true", "premise is for entailment"),
         ("freeze_epochs=1", "freeze names nothing"),
         ("train.format=captions", "format 'captions' names no folder; see `images`"),
+        ("train.columns={text: 5}", "train.columns.text is 5: it must be a list"),
+        ("train.columns={uri: [a, b]}", "train: 'uri' has several columns; only a target may"),
         ("train.images=x", "format 'manifest' has a uri in each row; see `images`"),
     ],
 )

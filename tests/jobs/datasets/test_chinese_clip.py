@@ -39,7 +39,7 @@ def test_images_are_read_in_either_alphabet(tmp_path):
     path = tmp_path / "valid_imgs.tsv"
     plain, safe = b64encode(BYTES), urlsafe_b64encode(BYTES)
     assert plain != safe
-    path.write_bytes(b"1000002\t" + plain + b"\n1000016\t" + safe + b"\n")
+    path.write_bytes(b"\xef\xbb\xbf1000002\t" + plain + b"\n1000016\t" + safe + b"\n")
     (table,) = chinese_clip.read_images(path)
     assert table.to_pylist() == [
         {"image_id": 1000002, "image": BYTES},

@@ -24,10 +24,30 @@ def test_captions_of_a_file_stand_together(tmp_path):
     ]
 
 
+def test_captions_come_from_the_table_with_bars_too(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(
+        "\ufeffimage_name| comment_number| comment\r\n"
+        "1000092795.jpg| 0| Two young guys | one with a hat .\r\n"
+        "1000092795.jpg| 1   A dog runs .\r\n",
+        "utf-8",
+        newline="",
+    )
+    table = read_references(path)
+    assert table["image_id"].to_pylist() == ["1000092795"]
+    assert table["captions"].to_pylist() == [["Two young guys | one with a hat .", "A dog runs ."]]
+
+
+def test_a_mark_of_utf8_is_not_part_of_the_first_name(tmp_path):
+    path = tmp_path / "results.token"
+    path.write_text("\ufeff1.jpg#0\ta\n1.jpg#1\tb\n", "utf-8")
+    assert read_references(path)["captions"].to_pylist() == [["a", "b"]]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("1.jpg#0\ta\n1.jpg 1\tb\n", r"line 2: b'1.jpg 1\\tb' is not 'FILE.jpg#NUMBER'"),
+        ("1.jpg#0\ta\n1.jpg 1\tb\n", r"line 2: '1.jpg 1\\tb' is neither 'FILE.jpg#NUMBER'"),
         ("1.jpg#0\ta\n1.jpg#0\tb\n", r"line 2: caption '1.jpg#0' was there before"),
     ],
 )
