@@ -105,11 +105,12 @@ def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:
             the run could not be finished. What was written is kept, and the same command goes on.
     """
     begun = time.monotonic()
-    recipe = recipe_of(config)
     if "://" in config.output:
         raise ConfigError(f"output {config.output!r} is no local folder; copy it there afterwards")
+    directory = checkpoint.resolve(config.model)
+    recipe = recipe_of(config, directory)
     folder = RunFolder(Path(config.output).absolute())
-    if folder.output.resolve() == checkpoint.resolve(config.model).resolve():
+    if folder.output.resolve() == directory.resolve():
         raise ConfigError(f"output {config.output!r} is the model that training begins with")
     folder.open(config)
     done = folder.finished()
@@ -117,9 +118,10 @@ def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:
         splits = read_splits(config)
         with connected(address) as capacity:
             rows = _prepare(config, folder, splits)
-            words = _teach_words(config, folder, rows["train"])
+            words = _teach_words(config, directory, folder, rows["train"])
             _train(config, recipe, folder, splits, rows["train"].num_rows, capacity)
-        done = _record(config, recipe, folder, rows) | {"new_words": words}
+        told = {"model": checkpoint.digest(directory), "new_words": words}
+        done = _record(config, recipe, folder, rows) | told
         folder.finish(done)
     return _summary(config, done, time.monotonic() - begun)
 
@@ -138,15 +140,17 @@ def _prepare(
     return {name: folder.kept_rows(name) for name in splits}
 
 
-def _teach_words(config: FinetuneConfig, folder: RunFolder, rows: pa.Table) -> list[str]:
+def _teach_words(
+    config: FinetuneConfig, directory: Path, folder: RunFolder, rows: pa.Table
+) -> list[str]:
     """Writes the model that training begins with where it must learn words; returns them."""
-    words = words_to_learn(config, rows.select(config.targets).to_pylist())
+    words = words_to_learn(config, directory, rows.select(config.targets).to_pylist())
     if words and not folder.beginning.is_dir():
         from operators.finetuning.vocabulary import teach_words
 
         logger.warning("event=words_taught count=%d first=%r", len(words), words[:8])
         fresh = folder.beginning.with_name("beginning.new")
-        teach_words(checkpoint.resolve(config.model), words, fresh)
+        teach_words(directory, words, fresh)
         os.replace(fresh, folder.beginning)
     return words
 
@@ -323,7 +327,6 @@ def _record(
         "command": "tagline finetune",
         "config": config.model_dump(mode="json"),
         "recipe": asdict(recipe),
-        "model": checkpoint.digest(checkpoint.resolve(config.model)),
         "data": digest_of(rows.values()),
         "git": git_revision(),
         "images": images | {"skipped": skipped},

@@ -311,13 +311,17 @@ class _Log:
         self.events = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Adds a line."""
+        """Adds a line; a gradient that overflowed in float16 has no number there."""
+        figures = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in figures.items()
+        }
         self.lines.write(json.dumps(figures) + "\n")
         self.lines.flush()
         shown = figures.get("validation")
         kind, values = ("validation", shown) if shown else ("train", figures)
         for name, value in values.items():
-            if name not in ("step", "steps"):
+            if name not in ("step", "steps") and value is not None:
                 self.events.add_scalar(f"{kind}/{name}", value, figures["step"])
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ The curve that worker 0 writes is all it needs, wherever the workers are.
 
 import sys
 import threading
+from collections import deque
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -17,41 +18,56 @@ SECONDS = 5.0  # between two lines
 AVERAGED = 20  # steps whose speed is shown
 
 
+class Progression:
+    """What is shown of a curve: its last steps and the last validation, read on as it grows."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._follower = folder.follow_curve()
+        self.steps: deque[dict[str, Any]] = deque(maxlen=AVERAGED)
+        self.judged: dict[str, float] = {}
+
+    def read_on(self) -> None:
+        """Takes in the lines that were added."""
+        lines, is_anew = self._follower.read_on()
+        if is_anew:
+            self.steps.clear()
+            self.judged = {}
+        self.steps.extend(line for line in lines if "loss" in line)
+        for line in lines:
+            self.judged = line.get("validation", self.judged)
+
+    def describe(self) -> str:
+        """Says in one line how far a run is; empty before its first step."""
+        if not self.steps:
+            return ""
+        last = self.steps[-1]
+        speed = len(self.steps) / sum(1 / line["images_per_second"] for line in self.steps)
+        line = (
+            f"step={last['step']}/{last['steps']} epoch={last['epoch']:.2f} "
+            f"loss={last['loss']:.4f} rate={last['rate']:.2e} images_per_second={speed:.1f}"
+        )
+        return line + "".join(f" {name}={value:.4f}" for name, value in self.judged.items())
+
+
 def show_progress(folder: RunFolder, ended: threading.Event, stream: TextIO | None = None) -> None:
     """Shows the curve as it grows, until `ended` is set; on standard error."""
     stream = stream or sys.stderr
+    progression = Progression(folder)
     if stream.isatty():
-        _draw_bar(folder, ended, stream)
+        _draw_bar(progression, ended, stream)
         return
     shown = ""
-    while True:
+    is_over = False
+    while not is_over:
         is_over = ended.wait(SECONDS)
-        line = describe(folder.read_curve())
+        progression.read_on()
+        line = progression.describe()
         if line and line != shown:
             print(f"event=progress {line}", file=stream, flush=True)
             shown = line
-        if is_over:
-            return
 
 
-def describe(curve: list[dict[str, Any]]) -> str:
-    """Says in one line how far a run is; empty before its first step."""
-    steps = [line for line in curve if "loss" in line]
-    judged = [line["validation"] for line in curve if "validation" in line]
-    if not steps:
-        return ""
-    last, some = steps[-1], steps[-AVERAGED:]
-    speed = len(some) / sum(1 / line["images_per_second"] for line in some)
-    line = (
-        f"step={last['step']}/{last['steps']} epoch={last['epoch']:.2f} loss={last['loss']:.4f} "
-        f"rate={last['rate']:.2e} images_per_second={speed:.1f}"
-    )
-    for name, value in judged[-1].items() if judged else ():
-        line += f" {name}={value:.4f}"
-    return line
-
-
-def _draw_bar(folder: RunFolder, ended: threading.Event, stream: TextIO) -> None:
+def _draw_bar(progression: Progression, ended: threading.Event, stream: TextIO) -> None:
     columns = (
         TextColumn("finetune"),
         BarColumn(),
@@ -64,9 +80,8 @@ def _draw_bar(folder: RunFolder, ended: threading.Event, stream: TextIO) -> None
         is_over = False
         while not is_over:
             is_over = ended.wait(1.0)
-            curve = folder.read_curve()
-            steps = [line for line in curve if "loss" in line]
-            if steps:
-                told = describe(curve).partition(" ")[2]
-                done, total = steps[-1]["step"], steps[-1]["steps"]
-                bars.update(task, completed=done, total=total, description=told)
+            progression.read_on()
+            if progression.steps:
+                last = progression.steps[-1]
+                told = progression.describe().partition(" ")[2]
+                bars.update(task, completed=last["step"], total=last["steps"], description=told)

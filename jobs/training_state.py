@@ -155,6 +155,10 @@ class RunFolder:
         lines = self.curve.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
+    def follow_curve(self) -> "CurveFollower":
+        """Reads the curve as it grows."""
+        return CurveFollower(self.curve)
+
     def cut_curve(self, step: int) -> None:
         """Drops what comes after a step: it will be computed again."""
         kept = [line for line in self.read_curve() if line["step"] <= step]
@@ -190,3 +194,26 @@ class RunFolder:
                 found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 return found.get("config", {}) if path.name == RECORD else found
         return None
+
+
+class CurveFollower:
+    """Reads a curve that another process writes, each line once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place, self.file = path, 0, 0
+
+    def read_on(self) -> tuple[list[dict[str, Any]], bool]:
+        """The lines that were added, and whether they are the curve from its beginning.
+
+        They are once more where the file was replaced, because a run went on from an earlier step.
+        """
+        if not self.path.is_file():
+            return [], True
+        with self.path.open("rb") as lines:
+            file = os.fstat(lines.fileno()).st_ino
+            is_other = file != self.file
+            self.file, self.place = file, 0 if is_other else self.place
+            lines.seek(self.place)
+            whole, newline, _ = lines.read().rpartition(b"\n")
+        self.place += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()], is_other

@@ -15,7 +15,7 @@ from jobs.training_rows import fetcher_of, healthy_rows, images_of, look_at, rea
 from jobs.training_state import RunFolder
 from operators.finetuning.recipes import recipe_of
 from operators.finetuning.workers import Workers
-from operators.models.checkpoint import load_state_dict
+from operators.models.checkpoint import load_state_dict, resolve
 from schemas.finetune import FinetuneConfig
 
 
@@ -50,7 +50,7 @@ def prepared(config: FinetuneConfig) -> Task:
     for name, split in splits.items():
         seen = look_at(images_of(split), fetcher_of(config, split))
         folder.keep_rows(name, healthy_rows(split, seen))
-    return Task(config, recipe_of(config), folder, splits, sharing=1)
+    return Task(config, recipe_of(config, resolve(config.model)), folder, splits, sharing=1)
 
 
 def train(config: FinetuneConfig) -> list[dict[str, Any]]:

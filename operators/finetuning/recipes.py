@@ -64,14 +64,18 @@ SMALL = {  # the models that ship with tagline are small: they need, and bear, h
 }
 
 
-def recipe_of(config: FinetuneConfig) -> Recipe:
+def recipe_of(config: FinetuneConfig, directory: Path) -> Recipe:
     """The published recipe of the config's model, with what the config says instead.
+
+    Args:
+        config: of the run.
+        directory: what its model resolves to.
 
     Raises:
         ConfigError: the model is of an architecture that has no teacher or smoothing.
-        ModelError: there is no such model, or it is one for another operator.
+        ModelError: the model is one for another operator.
     """
-    architecture = expect(checkpoint.resolve(config.model), config.use).architecture
+    architecture = expect(directory, config.use).architecture
     if config.teacher is not None and architecture != "ofa":
         raise ConfigError(f"teacher is for OFA; {config.model!r} is of {architecture}")
     recipe = RECIPES[architecture, config.use]
@@ -107,9 +111,10 @@ def build_trainee(config: FinetuneConfig, recipe: Recipe) -> Trainee:
     return builders[architecture, config.use](config, recipe, directory)
 
 
-def words_to_learn(config: FinetuneConfig, rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """Names the words of the rows that the config's model cannot spell; only an OFA has such."""
-    directory = checkpoint.resolve(config.model)
+def words_to_learn(
+    config: FinetuneConfig, directory: Path, rows: Iterable[Mapping[str, str]]
+) -> list[str]:
+    """Names the words of the rows that the model in `directory` cannot spell; only OFA has such."""
     if expect(directory, config.use).architecture != "ofa":
         return []
     from operators.finetuning.vocabulary import unknown_words

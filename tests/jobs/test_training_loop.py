@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -218,6 +219,24 @@ def test_a_run_in_bfloat16_learns_nearly_the_same(folder, tmp_path):
         finetuning.config_of(folder, tmp_path / "rough", precision="bfloat16", **changes)
     )
     assert losses(rough) == pytest.approx(losses(exact), rel=0.05)
+
+
+def test_a_gradient_that_overflows_in_float16_is_left_out_and_has_no_number(
+    folder, tmp_path, monkeypatch
+):
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**60)
+    monkeypatch.setattr("torch.amp.GradScaler", scaler)
+    changes = {"precision": "float16", "steps": 1, "batch": 2}
+    finetuning.train(finetuning.config_of(folder, tmp_path / "out", **changes))
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    (line,) = (tmp_path / "out" / "curve.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)["gradient"] is None
+    trained = finetuning.weights(tmp_path / "out")
+    begun = finetuning.weights(Path(Captioner("embedded:captioner").directory))
+    assert all(torch.equal(trained[name], tensor.float()) for name, tensor in begun.items())
 
 
 def test_the_curve_is_drawn_for_tensorboard(folder, tmp_path):

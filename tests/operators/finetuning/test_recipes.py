@@ -1,9 +1,14 @@
 import pytest
 
 from operators.finetuning.recipes import build_trainee, recipe_of
+from operators.models.checkpoint import resolve
 from schemas.errors import ConfigError
 from schemas.finetune import FinetuneConfig
 from tests import mplug, tiny
+
+
+def _recipe(config):
+    return recipe_of(config, resolve(config.model))
 
 
 def config_of(use, model, **changes):
@@ -20,21 +25,21 @@ def config_of(use, model, **changes):
     ],
 )
 def test_what_is_left_out_is_as_published(use, model, expected):
-    recipe = recipe_of(config_of(use, tiny.checkpoint(model)))
+    recipe = _recipe(config_of(use, tiny.checkpoint(model)))
     found = (recipe.learning_rate, recipe.schedule, recipe.warmup, recipe.weight_decay)
     assert (*found, recipe.smoothing, recipe.is_augmented) == expected
 
 
 def test_what_is_given_wins():
     changes = {"learning_rate": 1.0, "clip": 0.0, "augment": "published", "schedule": "constant"}
-    recipe = recipe_of(config_of("embedder", "embedded:embedder", **changes))
+    recipe = _recipe(config_of("embedder", "embedded:embedder", **changes))
     assert (recipe.learning_rate, recipe.clip, recipe.schedule) == (1.0, 0.0, "constant")
     assert recipe.is_augmented
 
 
 def test_the_small_models_learn_faster_and_see_images_as_they_are():
     for use in ("captioner", "entailment", "embedder"):
-        recipe = recipe_of(config_of(use, f"embedded:{use}"))
+        recipe = _recipe(config_of(use, f"embedded:{use}"))
         assert recipe.learning_rate >= 2e-4
         assert not recipe.is_augmented
 
@@ -48,12 +53,12 @@ def test_the_small_models_learn_faster_and_see_images_as_they_are():
 )
 def test_a_directory_tells_its_trainee(tmp_path, task, use, kind):
     config = config_of(use, mplug.write(tmp_path / "model", task))
-    assert type(build_trainee(config, recipe_of(config))).__name__ == kind
+    assert type(build_trainee(config, _recipe(config))).__name__ == kind
 
 
 def test_options_of_another_model_are_refused(tmp_path):
     model = mplug.write(tmp_path / "model", mplug.CAPTIONING)
     with pytest.raises(ConfigError, match="teacher is for OFA"):
-        recipe_of(config_of("captioner", model, teacher="embedded:captioner"))
+        _recipe(config_of("captioner", model, teacher="embedded:captioner"))
     with pytest.raises(ConfigError, match="smoothing is for captions and answers"):
-        recipe_of(config_of("embedder", "embedded:embedder", smoothing=0.1))
+        _recipe(config_of("embedder", "embedded:embedder", smoothing=0.1))
