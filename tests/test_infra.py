@@ -5,13 +5,27 @@ from pathlib import Path
 import pytest
 import yaml
 
+import jobs.scenes
+from jobs.training_rows import read_splits
 from operators.catalog import check_document, read_config
+from operators.finetuning.recipes import recipe_of
+from operators.models.checkpoint import resolve
 from schemas.finetune import read_finetune_config
+from tests.benchmarks.embedded_quality import NAMES
 
 ROOT = Path(__file__).parents[1]
 EVERY = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
 TRAININGS = [path for path in EVERY if path.name.startswith("finetune-")]
+RETRAININGS = [path for path in TRAININGS if path.name.startswith("finetune-embedded-")]
 EXAMPLES = [path for path in EVERY if path not in TRAININGS]
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """A folder where scenes were drawn as the examples have it."""
+    monkeypatch.chdir(tmp_path)
+    jobs.scenes.run(Path("scenes"), count=4, seed=101)
+    jobs.scenes.run(Path("validation"), count=2, seed=102)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -25,6 +39,21 @@ def test_a_training_begins_with_its_command_and_is_a_config(path):
     name = path.relative_to(ROOT)
     assert path.read_text().splitlines()[0] == f"# tagline finetune {name}"
     assert read_finetune_config(path).train.path
+
+
+@pytest.mark.parametrize("path", RETRAININGS, ids=lambda path: path.name)
+def test_an_embedded_model_is_retrained_on_what_scenes_writes(path, scenes):
+    config = read_finetune_config(path)
+    name = config.model.removeprefix("embedded:")
+    assert path.name == f"finetune-embedded-{name}.yaml"
+    assert config.output == f"retrained/{name}"
+    assert recipe_of(config, resolve(config.model))
+    rows = read_splits(config)
+    assert rows["train"].table.num_rows >= rows["validation"].table.num_rows > 0
+
+
+def test_each_embedded_model_has_a_config_that_retrains_it():
+    assert len(RETRAININGS) == len(NAMES)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -1,7 +1,8 @@
 """Measures the embedded models on drawn scenes, through the operators a user runs.
 
 `python -m tests.benchmarks.embedded_quality [--count 500] [--seed 7] [--models DIR]`: draws scenes
-with `jobs.scenes`, as `tagline scenes` does, and compares with their true captions and labels.
+with `jobs.scenes`, as `tagline scenes` does, and compares with their true captions and labels. Of a
+DIR, such as that of infra/examples/finetune-embedded-*.yaml, the models that it has are measured.
 """
 
 import argparse
@@ -34,22 +35,20 @@ def measure(folder: Path, *, count: int, seed: int, models: Path | None = None) 
     rows = pq.read_table(summary.manifest).to_pylist()
     images = [Image.open(folder / row["uri"]).convert("RGB") for row in rows]
     lines = [json.loads(line) for line in Path(summary.hypotheses).read_text().splitlines()]
-    names = {name: str(models / name) if models else f"embedded:{name}" for name in NAMES}
-    parts: tuple[tuple[str, Callable[[], dict[str, float]]], ...] = (
-        ("captioner", lambda: {"captions_exact": captions(names["captioner"], images, rows)}),
-        ("entailment", lambda: labels(names["entailment"], images, lines)),
-        ("embedder", lambda: recall(names["embedder"], images, rows)),
-        (
-            "mplug_captioner",
-            lambda: {"mplug_captions_exact": captions(names["mplug-captioner"], images, rows)},
-        ),
-        ("matcher", lambda: choices(names["matcher"], images, seed)),
-    )
+    named = {name: str(models / name) if models else f"embedded:{name}" for name in NAMES}
+    parts: dict[str, Callable[[str], dict[str, float]]] = {
+        "captioner": lambda model: {"captions_exact": captions(model, images, rows)},
+        "entailment": lambda model: labels(model, images, lines),
+        "embedder": lambda model: recall(model, images, rows),
+        "mplug-captioner": lambda model: {"mplug_captions_exact": captions(model, images, rows)},
+        "matcher": lambda model: choices(model, images, seed),
+    }
     figures: dict[str, float] = {}
-    for name, part in parts:
-        began = time.process_time()
-        figures |= part()
-        figures[f"{name}_seconds"] = time.process_time() - began
+    for name, model in named.items():
+        if models is None or (models / name).is_dir():
+            began = time.process_time()
+            figures |= parts[name](model)
+            figures[f"{name.replace('-', '_')}_seconds"] = time.process_time() - began
     return figures
 
 
