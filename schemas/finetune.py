@@ -116,7 +116,8 @@ class FinetuneConfig(Strict):
         precision: of the arithmetic; weights stay float32.
         freeze: parts of the model that do not learn, or names of parameters as published.
         freeze_epochs: after which they do; None for never.
-        augment: how images are changed; `published` is for an embedder.
+        augment: how images are changed; `published` is for an embedder, the others are published
+            with images as they are.
         recompute: activations on the way back, to save memory.
         teacher: a larger model of the same task and vocabulary to learn from too; OFA only.
         teaching: its share of the loss.
@@ -222,6 +223,10 @@ def _misfits(config: FinetuneConfig) -> list[str]:
         faults.append(f"premise is for entailment; this is a {config.use}")
     if config.teacher is not None and config.use not in ("captioner", "entailment"):
         faults.append(f"teacher is for OFA's captioner and entailment; this is a {config.use}")
+    if config.augment == "published" and config.use != "embedder":
+        faults.append(
+            f"augment is 'published', but a {config.use} is published with images as they are"
+        )
     if config.freeze_epochs is not None and not config.freeze:
         faults.append("freeze_epochs is given, but freeze names nothing")
     return faults

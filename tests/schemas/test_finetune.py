@@ -58,3 +58,8 @@ def test_all_faults_are_told_together(path):
 def test_epochs_and_steps_exclude_each_other(path):
     with pytest.raises(ConfigError, match="both given"):
         read_finetune_config(path, ["epochs=1", "steps=3"])
+
+
+def test_only_an_embedder_is_published_with_changed_images(path):
+    with pytest.raises(ConfigError, match="a matcher is published with images as they are"):
+        read_finetune_config(path, ["use=matcher", "augment=published"])
