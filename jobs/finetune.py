@@ -79,18 +79,28 @@ class Summary:
         return asdict(self)
 
 
-def told(summary: Summary) -> str:
-    """Says what came of a run, and how a job uses the result."""
+def told(summary: Summary, config: FinetuneConfig) -> str:
+    """Says what came of a run, and how a job uses the result: on columns named as in training."""
     images = ", ".join(f"{count} {name}" for name, count in summary.images.items())
     lines = [f"{summary.steps} steps in {summary.seconds:.0f} s; images: {images}"]
     if summary.metric is not None:
         lines.append(f"best after step {summary.best_step}: {summary.metric} {summary.best:.4f}")
     name = COLUMNS.get(summary.use, "match")
-    needs = {"entailment": ", hypothesis: caption", "matcher": ", text: caption"}
-    model = json.dumps(summary.output)
-    entry = f"{{use: {summary.use}, model: {model}{needs.get(summary.use, '')}}}"
-    lines += ["in a job for `tagline enrich`:", "operators:", f"  {name}: {entry}"]
+    entry = {"use": summary.use, "model": json.dumps(summary.output), **_columns_read(config)}
+    options = ", ".join(f"{option}: {value}" for option, value in entry.items())
+    lines += ["in a job for `tagline enrich`:", "operators:", f"  {name}: {{{options}}}"]
     return "\n".join(lines)
+
+
+def _columns_read(config: FinetuneConfig) -> dict[str, str]:
+    """The options that name columns of the manifest, or of operators before this one."""
+    options = {"entailment": ("hypothesis", "premise"), "matcher": ("text",)}
+    named = next(config.train.readings())
+    return {
+        option: json.dumps(named.get(option, option), ensure_ascii=False)
+        for option in options.get(config.use, ())
+        if option in config.targets
+    }
 
 
 def run(config: FinetuneConfig, *, address: str | None = None) -> Summary:

@@ -39,11 +39,12 @@ def finetune(
     from jobs import finetune as job
     from schemas.finetune import read_finetune_config
 
-    summary = job.run(read_finetune_config(config, overrides or ()), address=address)
+    checked = read_finetune_config(config, overrides or ())
+    summary = job.run(checked, address=address)
     if json_:
         print_json(summary.to_json())
     else:
-        typer.echo(job.told(summary))
+        typer.echo(job.told(summary, checked))
 
 
 @app.command(context_settings=GROUP)

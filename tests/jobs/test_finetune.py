@@ -129,6 +129,22 @@ def test_workers_that_cannot_be_had_are_refused(folder, tmp_path):
         finetune.workers_of(config, TWO_CORES, rows=14)
 
 
-def test_the_summary_says_how_to_use_the_result():
-    summary = finetune.Summary("captioner", "tuned", 6, "exact", 0.9, 3, {"train": 9}, 4.0, 1.0)
-    assert finetune.told(summary).endswith('  caption: {use: captioner, model: "tuned"}')
+@pytest.mark.parametrize(
+    ("use", "columns", "entry"),
+    [
+        ("captioner", {}, 'caption: {use: captioner, model: "my tuned"}'),
+        (
+            "entailment",
+            {"hypothesis": "text"},
+            'entailment: {use: entailment, model: "my tuned", hypothesis: "text"}',
+        ),
+        ("matcher", {"text": ["en", "zh"]}, 'match: {use: matcher, model: "my tuned", text: "en"}'),
+    ],
+)
+def test_the_summary_says_how_to_use_the_result_on_such_rows(folder, use, columns, entry):
+    train = {"path": "rows.csv", "columns": columns}
+    config = finetuning.config_of(folder, folder / "out", use=use, train=train)
+    summary = finetune.Summary(use, "my tuned", 6, "exact", 0.9, 3, {"train": 9}, 4.0, 1.0)
+    said = finetune.told(summary, config)
+    assert said.endswith(f"operators:\n  {entry}")
+    assert yaml.safe_load(said.partition("`tagline enrich`:\n")[2])["operators"]
