@@ -104,7 +104,7 @@ def read_gold(path: str) -> pa.Table:
         tables = [_checked(*found) for found in stored_tables(path, storage.filesystem(path))]
     except ManifestError as error:
         raise DatasetError(str(error).replace("manifest", "gold")) from error
-    gold = pa.concat_tables(tables)
+    gold = pa.concat_tables(tables) if tables else pa.table({})
     if not gold.num_rows:
         raise DatasetError(f"{path}: has no rows; people's answers are needed")
     return gold

@@ -115,12 +115,12 @@ def stored_batches(
 
 
 def stored_tables(path: str, filesystem: Any) -> Iterator[tuple[str, pa.Table]]:
-    """Reads the files meant by a path whole, one by one, with their inner names.
+    """Reads the files meant by a path whole, one by one, with their inner names; empty ones not.
 
     Raises:
         ManifestError: nothing is there, or a file cannot be read.
     """
-    found = find_files(path, filesystem)
+    found = [inner for inner, told in find_files(path, filesystem).items() if told["size"]]
     check_one_format(path, [format_of(name) for name in found])
     for inner in found:
         kind = format_of(inner)

@@ -81,11 +81,14 @@ def test_a_row_without_target_is_named(folder):
         read_splits(config_of(folder))
 
 
-def test_an_empty_split_is_refused(folder):
+@pytest.mark.parametrize(
+    ("name", "text"), [("none.csv", "uri,caption\n"), ("none.csv", ""), ("none.jsonl", "")]
+)
+def test_an_empty_split_is_refused(folder, name, text):
     write_train(folder)
-    (folder / "none.csv").write_text("uri,caption\n")
-    with pytest.raises(ManifestError, match=r"validation: .*none\.csv has no rows"):
-        read_splits(config_of(folder, validation=str(folder / "none.csv")))
+    (folder / name).write_text(text)
+    with pytest.raises(ManifestError, match=rf"validation: .*{name} has no rows"):
+        read_splits(config_of(folder, validation=str(folder / name)))
 
 
 def entailment_config(folder, label):
