@@ -26,7 +26,7 @@ def read_labels(folder: Path) -> list[str]:
     """
     path = folder / LABELS_FILE
     try:
-        labels = read_bytes(path).decode("utf-8-sig").splitlines()
+        labels = read_bytes(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8: {error}") from error
     while labels and not labels[-1].strip():
@@ -57,7 +57,7 @@ def read_pictures(folder: Path) -> pa.Table:
                 f"{place}: its name must be the number of a line of {LABELS_FILE}, counted from 0 "
                 f"to {len(labels) - 1}"
             )
-        files = sorted(path for path in place.rglob("*") if path.is_file())
+        files = sorted(path for path in place.rglob("[!.]*") if path.is_file())
         rows += [{"image": str(path.relative_to(root)), "class": int(place.name)} for path in files]
     if not rows:
         raise DatasetError(f"{root}: no images")

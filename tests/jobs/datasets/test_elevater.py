@@ -11,7 +11,7 @@ from schemas.errors import DatasetError
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "label_cn.txt").write_text("飞机\n鸟\n猫\n", "utf-8")
-    for name in ("000/b.png", "000/a.png", "002/c.png"):
+    for name in ("000/b.png", "000/a.png", "000/.DS_Store", "002/c.png"):
         file = tmp_path / "test" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"picture")
