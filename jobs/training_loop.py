@@ -347,8 +347,8 @@ def frozen_parameters(trainee: Trainee, freeze: tuple[str, ...]) -> list[nn.Para
         found = rules.parts.get(wished, (wished,))
         if not any(name.startswith(found) for name, _ in named):
             raise ConfigError(
-                f"freeze: the model has nothing called {wished!r}; "
-                f"{nearest(wished, [*rules.parts, *dict(named)][:40])}"
+                f"freeze: the model has nothing called {wished!r}; {nearest(wished, rules.parts)}, "
+                f"and all beginnings of its parameters' names, such as {named[0][0]!r}"
             )
         prefixes += found
     return [p for name, p in named if prefixes and name.startswith(tuple(prefixes))]
