@@ -9,6 +9,7 @@ says with which key it failed, and an error is computed again when that operator
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,9 @@ def record_operators(table: str, operators: Sequence[Operator]) -> None:
     new = unrecorded(table, operators)
     for operator in operators:
         made = {"key": operator.key, "description": dict(operator.description)}
+        model = getattr(operator, "model", None)  # where the weights were; no part of the key
+        if model is not None:
+            made["model"] = os.path.abspath(model) if os.path.isdir(model) else str(model)
         data = json.dumps(made, sort_keys=True, ensure_ascii=False, indent=1).encode()
         if operator.name in new:
             storage.put_if_absent(_operator_path(table, operator), data)
@@ -42,9 +46,20 @@ def _operator_path(table: str, operator: Operator) -> str:
 
 def read_description(table: str, key: str) -> Mapping[str, Any]:
     """What a key is made of; empty where the table does not say."""
-    data = storage.read_bytes(storage.join(table, "_tagline", "operators", f"{key}.json"))
-    description: Mapping[str, Any] = json.loads(data)["description"] if data else {}
+    description: Mapping[str, Any] = _read_operator(table, key).get("description", {})
     return description
+
+
+def read_model(table: str, key: str) -> str | None:
+    """Where the model of an operator was when its key was written; None where nobody said."""
+    model: str | None = _read_operator(table, key).get("model")
+    return model
+
+
+def _read_operator(table: str, key: str) -> dict[str, Any]:
+    data = storage.read_bytes(storage.join(table, "_tagline", "operators", f"{key}.json"))
+    found: dict[str, Any] = json.loads(data) if data else {}
+    return found
 
 
 def record_tried(table: str, name: str, operators: Mapping[str, str]) -> None:
