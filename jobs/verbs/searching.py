@@ -1,0 +1,140 @@
+"""The verbs that find images: index, search."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from jobs.verbs.options import Json, print_json
+
+app = typer.Typer()
+
+
+@app.command(no_args_is_help=True)
+def index(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
+    ],
+    to: Annotated[
+        str, typer.Option(metavar="INDEX", help="Local folder of the index; made when absent.")
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which embedder's vectors, where there are several."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where that embedder's model is, where the table does not say, for searches to "
+            "come; checked against the table's fingerprint.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Make a table searchable, or bring its index up to date with what changed since.
+
+    Images with an embedding and no error are indexed, by their vectors, by the words of captions
+    and tags, and by labels. Run it again after `enrich`: only rows that changed are written. It
+    may be killed at any moment; the index then answers as before. When most of the table has been
+    embedded by another model, all is built anew. From 5,000 images on the search by vectors is
+    approximate; its recall@10 is measured on images of the index and told.
+
+    JSON: `{"index","rows","new","changed","removed","left_out": {REASON: rows},"rebuilt",
+    "version","column","key","recall_at_10","is_exact","seconds"}`; `rebuilt` is null or the reason.
+    """
+    from jobs import index as job
+
+    done = job.run(table, to, column=column, model=model)
+    if json_:
+        print_json(done.to_json())
+    else:
+        typer.echo("\n".join(job.lines(done)))
+
+
+@app.command(no_args_is_help=True)
+def search(
+    index: Annotated[
+        str, typer.Argument(metavar="INDEX", help="Folder that `tagline index` wrote.")
+    ],
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="What is looked for, in English or Chinese."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Find images like this one: a local path, `s3://…` or a public `http(s)://…`.",
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Only by words of captions and tags, without a model.")
+    ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="Only images for which this holds: `entailment = 'yes'`, `caption_score > -1`, "
+            "`array_has(tags, 'dog')`.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Images to tell.", min=1)] = 10,
+    rerank: Annotated[
+        Literal["matcher"] | None,
+        typer.Option(help="Have a matcher look at text and image of the first 50 and order them."),
+    ] = None,
+    matcher: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Its model; that of the table's matcher when left out."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where relative uris begin, to rerank: the manifest's folder. The current one "
+            "when left out.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Where the embedder's model is now; its fingerprint must fit."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Find images by a text, an image or words.
+
+    A text is looked for by its embedding and by its words, and the two rankings are fused. The
+    query is embedded by the model that embedded the table; an index of another model is refused.
+    Nothing found is no error.
+
+    JSON, a line a hit, best first: `{"image_id","uri","score","similarity", …}` and the table's
+    other columns. `score` orders the hits: for a text the fused ranks, for an image the cosine,
+    for words BM25, reranked the probability of belonging together; `similarity` is the cosine of
+    query and image, null for words. A hit that the matcher could not look at comes last, with
+    `"error"` and no score, and a query image that cannot be read is `{"image","error"}`; the exit
+    code is then 1.
+    """
+    from jobs import search as job
+    from jobs.image_index import Hit
+
+    query = job.Query(
+        text=text,
+        image=image,
+        is_words=words,
+        where=where,
+        limit=limit,
+        model=model,
+        is_reranked=rerank is not None,
+        matcher=matcher,
+        images=images,
+    )
+    found = job.run(index, query)
+    for answer in found.answers:
+        if json_:
+            print_json(job.to_json(answer))
+        else:
+            typer.echo(job.line(answer, found.shown))
+    if not all(isinstance(answer, Hit) for answer in found.answers):
+        raise typer.Exit(1)
