@@ -179,7 +179,9 @@ def open_source(path: str, column: str | None = None) -> Source:
     rows = counts.pop(key)
     left_out["embedded by another version"] = sum(counts.values())
     answers = sources_of(table.schema, {})
-    listed = [field.name for field in table.schema if _stored_type(field.type) == LABELS_TYPE]
+    copied = _copied(table.schema, column)
+    fields = [table.schema.field(name) for name in copied]
+    listed = [field.name for field in fields if _stored_type(field.type) == LABELS_TYPE]
     told_apart = [one.column for one in answers if one.kind == "entailment"]
     return Source(
         table=table,
@@ -188,7 +190,7 @@ def open_source(path: str, column: str | None = None) -> Source:
         description=read_description(table.path, str(key)),
         model=read_model(table.path, str(key)),
         matcher=_matcher(table),
-        copied=_copied(table.schema, column),
+        copied=copied,
         captions=tuple(one.column for one in answers if one.kind == "captioner"),
         labels=(*told_apart, *_accepted(table.schema), *listed),
         left_out={reason: count for reason, count in left_out.items() if count},
@@ -274,7 +276,7 @@ def _matcher(table: Table) -> str | None:
 
 
 def _copied(schema: pa.Schema, vectors: str) -> tuple[str, ...]:
-    """The columns that an index has too."""
+    """The columns that an index has too; bytes, and names that LanceDB cannot have, stay out."""
     operators = [name for name in schema.names if key_column(name) in schema.names]
     left = {ERROR, IMAGE_ETAG, vectors, *(key_column(name) for name in operators)}
     kinds = (ALTERNATIVES_TYPE, VERDICTS_TYPE)
@@ -284,7 +286,8 @@ def _copied(schema: pa.Schema, vectors: str) -> tuple[str, ...]:
     return tuple(
         field.name
         for field in schema
-        if field.name not in left and field.type not in kinds
+        if field.name not in left and field.type not in (*kinds, pa.binary())
+        if "." not in field.name and not field.name.startswith("_")
         if not (field.type == VECTORS_TYPE and field.name in operators)
     )
 

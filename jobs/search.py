@@ -6,6 +6,7 @@ vector; with `--words` only words count and no model is loaded. A query is embed
 put in order again by a matcher, which looks at text and image together.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,10 +72,12 @@ class Found:
         answers: the hits, best first; or one `FailedRow` where the query's own image cannot be
             read.
         shown: columns of captions and labels, for people.
+        is_fused: whether scores are sums of ranks, which tell people nothing.
     """
 
     answers: Sequence[Answer]
     shown: tuple[str, ...]
+    is_fused: bool
 
 
 def run(path: str, query: Query) -> Found:
@@ -95,7 +98,8 @@ def run(path: str, query: Query) -> Found:
     answers: Sequence[Answer] = [found] if isinstance(found, FailedRow) else found
     if matcher is not None and not isinstance(found, FailedRow):
         answers = _reranked(found, query, matcher)[: query.limit]
-    return Found(answers, (*index.state.captions, *index.state.labels))
+    is_fused = query.text is not None and not query.is_words and matcher is None
+    return Found(answers, (*index.state.captions, *index.state.labels), is_fused)
 
 
 def to_json(answer: Answer) -> dict[str, Any]:
@@ -110,17 +114,23 @@ def to_json(answer: Answer) -> dict[str, Any]:
     return told | {name: _plain(one) for name, one in hit.columns.items() if name not in told}
 
 
-def line(answer: Answer, shown: Sequence[str]) -> str:
-    """An answer as people read it: score, id, captions and labels, uri."""
+def lines(found: Found) -> Iterator[str]:
+    """Answers as people read them: score or similarity, id, captions and labels, uri."""
+    for answer in found.answers:
+        yield _line(answer, found)
+
+
+def _line(answer: Answer, found: Found) -> str:
     if isinstance(answer, FailedRow):
         return f"{answer.image}  {answer.error.code}: {answer.error.message}"
     hit = answer.hit if isinstance(answer, Unread) else answer
-    score = "  ----" if isinstance(answer, Unread) else f"{hit.score:6.4f}"
-    values = [hit.columns[name] for name in shown]
+    score = hit.similarity if found.is_fused else hit.score
+    told = "   ---" if isinstance(answer, Unread) or score is None else f"{score:6.3f}"
+    values = [hit.columns[name] for name in found.shown]
     said = [one if isinstance(one, str) else ", ".join(one) for one in values if one]
     if isinstance(answer, Unread):
         said.append(f"({answer.error.code}: {answer.error.message})")
-    return "  ".join([score, hit.image_id, *said, hit.uri or ""])
+    return "  ".join([told, hit.image_id, *said, hit.uri or ""])
 
 
 def _check(query: Query) -> None:
@@ -219,6 +229,8 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

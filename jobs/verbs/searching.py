@@ -37,7 +37,8 @@ def index(
     and tags, and by labels. Run it again after `enrich`: only rows that changed are written. It
     may be killed at any moment; the index then answers as before. When most of the table has been
     embedded by another model, all is built anew. From 5,000 images on the search by vectors is
-    approximate; its recall@10 is measured on images of the index and told.
+    approximate; its recall@10 is measured on images of the index and told. Keys, lists of
+    alternatives, bytes, and columns whose name begins with `_` or has a dot are not copied.
 
     JSON: `{"index","rows","new","changed","removed","left_out": {REASON: rows},"rebuilt",
     "version","column","key","recall_at_10","is_exact","seconds"}`; `rebuilt` is null or the reason.
@@ -107,7 +108,8 @@ def search(
 
     A text is looked for by its embedding and by its words, and the two rankings are fused. The
     query is embedded by the model that embedded the table; an index of another model is refused.
-    Nothing found is no error.
+    Nothing found is no error. People are told the cosine of a text's hits, in the order of the
+    fused ranks.
 
     JSON, a line a hit, best first: `{"image_id","uri","score","similarity", …}` and the table's
     other columns. `score` orders the hits: for a text the fused ranks, for an image the cosine,
@@ -131,10 +133,10 @@ def search(
         images=images,
     )
     found = job.run(index, query)
-    for answer in found.answers:
-        if json_:
+    if json_:
+        for answer in found.answers:
             print_json(job.to_json(answer))
-        else:
-            typer.echo(job.line(answer, found.shown))
+    for line in () if json_ else job.lines(found):
+        typer.echo(line)
     if not all(isinstance(answer, Hit) for answer in found.answers):
         raise typer.Exit(1)

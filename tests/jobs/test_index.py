@@ -1,21 +1,27 @@
 """`tagline index`: what is in an index, what an update touches, and what a kill leaves."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from datetime import date
+from decimal import Decimal
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from jobs import index, index_store
 from jobs.image_index import ImageIndex
+from jobs.search import to_json
 from schemas.errors import ConfigError, DatasetError, RunError, TableError
 from schemas.index import DIGEST, VECTOR, WORDS
 from tests.command import Command
-from tests.enriched_tables import EMBEDDER, ERROR, EnrichedTable, unit_vectors
+from tests.enriched_tables import EMBEDDER, ERROR, SCHEMA, EnrichedTable, unit_vectors
 
 CAPTIONS = ["a red apple", "红色的苹果", "two dogs run", "it's a cat", "绿色的汽车", "a blue car"]
 STEPS = ["merge", "delete", "tidy", "write_state"]  # of an update, in order
@@ -69,6 +75,51 @@ def test_all_healthy_rows_are_found_with_their_columns(run, table, tmp_path):
     assert rows["image-1"]["claims"] == []
     left = {"embedding", "embedding_key", "error", "caption_alternatives", VECTOR, WORDS, DIGEST}
     assert not left & set(rows["image-1"])
+
+
+def test_whatever_a_manifest_carries_can_be_indexed(table, run, tmp_path):
+    rows = pa.Table.from_pylist(table.rows, SCHEMA)
+    carried = {
+        "Label": pa.array(["x", None] * 3),
+        'a "name"': pa.array([1] * 6),
+        "taken": pa.array([date(2026, 1, 1)] * 6),
+        "price": pa.array([Decimal("1.50")] * 6),
+        "nested": pa.array([{"a": [1, 2]}, None] * 3),
+        "words": pa.array([["one", "two"], None] * 3),
+        "score": pa.array([float("nan")] * 6),
+        "_distance": pa.array([1.0] * 6),
+        "a.b": pa.array([1] * 6),
+        "bytes": pa.array([b"x"] * 6),
+    }
+    for name, values in carried.items():
+        rows = rows.append_column(name, values)
+    write_deltalake(str(table.folder), rows, mode="overwrite", schema_mode="overwrite")
+    assert run().state.labels[-1] == "words"
+    row = rows_of(tmp_path / "index")["image-0"]
+    assert set(carried) - set(row) == {"_distance", "a.b", "bytes"}
+    assert (row["nested"], row["words"], row['a "name"']) == ({"a": [1, 2]}, ["one", "two"], 1)
+    opened = ImageIndex(str(tmp_path / "index"))
+    found = opened.nearest(unit_vectors(1)[0], limit=9, where="Label = 'x' AND words[1] = 'one'")
+    assert {hit.image_id for hit in found} == {"image-0", "image-2", "image-4"}
+    for hit in found:
+        json.dumps(to_json(hit), allow_nan=False)
+
+
+def test_a_table_with_nothing_but_embeddings_can_be_indexed(tmp_path):
+    rows = pa.Table.from_pylist(EnrichedTable(tmp_path / "whole", CAPTIONS).rows, SCHEMA)
+    bare = ["image_id", "uri", "embedding", "embedding_key", "error"]
+    write_deltalake(str(tmp_path / "table"), rows.select(bare))
+    done = index.run(str(tmp_path / "table"), str(tmp_path / "index"))
+    assert (done.state.captions, done.state.labels) == ((), ())
+    assert len(rows_of(tmp_path / "index")) == 6
+
+
+def test_a_table_on_s3_is_indexed_here(table, tmp_path, s3_bucket):
+    import s3fs
+
+    s3fs.S3FileSystem().put(str(table.folder), f"{s3_bucket}/", recursive=True)
+    done = index.run(f"{s3_bucket}/table", str(tmp_path / "index"))
+    assert (done.state.table, done.state.rows) == (f"{s3_bucket}/table", 6)
 
 
 def test_rows_with_an_error_or_without_an_embedding_are_left_out_and_counted(run, table):
