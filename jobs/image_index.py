@@ -66,15 +66,8 @@ class ImageIndex:
 
     def check_filter(self, where: str | None) -> None:
         """Raises ConfigError when a filter is none, or names what is not there."""
-        if where is None:
-            return
-        try:
-            self._stored.search().where(where).select([IMAGE_ID]).limit(1).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise ConfigError(
-                f"--where {where!r} is not a condition on this index: {_reason(error)}; it is SQL "
-                f"such as \"entailment = 'yes'\" over {', '.join(self.columns)}"
-            ) from error
+        if where is not None:
+            self._run(self._stored.search().limit(1), where, [IMAGE_ID])
 
     def nearest(self, vector: Vector, *, limit: int, where: str | None = None) -> list[Hit]:
         """Finds the images nearest to a vector of the index's embedder; score is the cosine."""
@@ -110,10 +103,21 @@ class ImageIndex:
 
     def _answer(self, query: Any, where: str | None, measure: str) -> pa.Table:
         """Runs a query; among equals the order is that of the ids."""
-        asked = query.where(where, prefilter=True) if where else query
-        found = asked.select([*self.columns, VECTOR, measure]).to_arrow()
+        found = self._run(query, where, [*self.columns, VECTOR, measure])
         order = "ascending" if measure == DISTANCE else "descending"
         return found.sort_by([(measure, order), (IMAGE_ID, "ascending")])
+
+    def _run(self, query: Any, where: str | None, columns: Sequence[str]) -> pa.Table:
+        """Runs a query under a filter, which may fail on the values of a row too."""
+        if where is None:
+            return query.select(list(columns)).to_arrow()
+        try:
+            return query.where(where, prefilter=True).select(list(columns)).to_arrow()
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ConfigError(
+                f"--where {where!r} is not a condition on this index: {_reason(error)}; it is SQL "
+                f"such as \"entailment = 'yes'\" over {', '.join(self.columns)}"
+            ) from error
 
 
 def fused(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:

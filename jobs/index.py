@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import storage
-from jobs.index_changes import Changes, compare, doubled
+from jobs.index_changes import Changes, compare, refuse_doubles
 from jobs.index_embedder import check_embedder, placed
 from jobs.index_source import Source, open_source, told
 from jobs.index_store import (
@@ -28,7 +28,6 @@ from jobs.index_store import (
     write_state,
 )
 from jobs.recall import recall_of
-from schemas.enriched import IMAGE_ID
 from schemas.errors import ConfigError
 from schemas.index import IndexState
 
@@ -142,7 +141,7 @@ def _build(
     files = source.table.files
     schema = source.schema(source.dimension())
     stored = store.create(before, schema, source.batches(files, schema))
-    _refuse_doubles(stored, source)
+    refuse_doubles(source, digests(stored))
     index_columns(stored, source.labels)
     trained = train(stored)
     state = _state(source, stored, model, trained_rows=trained, recall=_recall(stored, trained))
@@ -241,15 +240,6 @@ def _recall(stored: Any, trained: int) -> float:
 
 def _id_of(source: Source) -> str:
     return str(source.table.delta.metadata().id)
-
-
-def _refuse_doubles(stored: Any, source: Source) -> None:
-    seen: set[str] = set()
-    for batch in digests(stored):
-        for image in batch[IMAGE_ID].to_pylist():
-            if image in seen:
-                raise doubled(source, image)
-            seen.add(image)
 
 
 def _why_anew(before: IndexState | None, source: Source) -> str | None:

@@ -66,12 +66,15 @@ def compare(
     came = tuple(file for file in now if file.path not in taken)
     stayed = tuple(file for file in now if file.path in taken)
     has_lost_files = files is None or len(stayed) < len(taken)
+    if not came and not has_lost_files:
+        none = pa.array([], pa.string())
+        return Changes(none, none, none, ())
     with duckdb.connect(":memory:") as database:
         _load(database, "known", SCHEMA, known)
         _load(database, "seen", SCHEMA, _batches(source.digests(came)))
         ids = read_files(source.table, stayed if has_lost_files else (), [IMAGE_ID])
         _load(database, "stayed", IDS, _batches(ids))
-        _refuse_doubles(database, source)
+        _refuse_doubles(database, source, "seen")
         join = f"SELECT s.{IMAGE_ID} FROM seen s LEFT JOIN known k USING ({IMAGE_ID}) WHERE "
         new = _ids(database, f"{join} k.{DIGEST} IS NULL")
         changed = _ids(database, f"{join} k.{DIGEST} <> s.{DIGEST}")
@@ -80,12 +83,16 @@ def compare(
         return Changes(new, changed, _ids(database, gone), came)
 
 
-def doubled(source: Source, image: str) -> TableError:
-    """Says that an image_id is not once in a table."""
-    return TableError(
-        f"{source.table.path}: image_id {image!r} is in the table more than once; "
-        "another writer did that; delete the rows that should not be there"
-    )
+def refuse_doubles(source: Source, known: Iterator[pa.RecordBatch]) -> None:
+    """Raises TableError when an image_id is more than once in an index of a table.
+
+    Args:
+        source: the table.
+        known: as in `compare`.
+    """
+    with duckdb.connect(":memory:") as database:
+        _load(database, "known", SCHEMA, known)
+        _refuse_doubles(database, source, "known")
 
 
 def _load(
@@ -109,8 +116,11 @@ def _ids(database: duckdb.DuckDBPyConnection, query: str) -> pa.Array:
     return database.sql(query).to_arrow_table()[IMAGE_ID].combine_chunks()
 
 
-def _refuse_doubles(database: duckdb.DuckDBPyConnection, source: Source) -> None:
-    query = f"SELECT {IMAGE_ID} FROM seen GROUP BY 1 HAVING count(*) > 1 LIMIT 1"
+def _refuse_doubles(database: duckdb.DuckDBPyConnection, source: Source, rows: str) -> None:
+    query = f"SELECT {IMAGE_ID} FROM {rows} GROUP BY 1 HAVING count(*) > 1 LIMIT 1"
     twice = database.execute(query).fetchall()
     if twice:
-        raise doubled(source, twice[0][0])
+        raise TableError(
+            f"{source.table.path}: image_id {twice[0][0]!r} is in the table more than once; "
+            "another writer did that; delete the rows that should not be there"
+        )

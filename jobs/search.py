@@ -8,6 +8,7 @@ put in order again by a matcher, which looks at text and image together.
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,7 @@ from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ConfigError
 from schemas.results import EmbeddedImage, EmbeddedText, FailedRow, MatchedText, RowError
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of an argument that is no UTF-8
 RERANKED = 50  # hits that a matcher looks at, and more where more are asked for
 
 
@@ -140,6 +142,9 @@ def _check(query: Query) -> None:
         raise ConfigError("search takes a text or --image, not both")
     if query.text is not None and not query.text.strip():
         raise ConfigError(f"the text is {query.text!r}; give words to look for")
+    for given in (query.text, query.where):
+        if given is not None and SURROGATE.search(given):
+            raise ConfigError(f"{given!r} is not UTF-8; type it in UTF-8")
     if query.limit < 1:
         raise ConfigError(f"--limit is {query.limit}; it must be at least 1")
     if query.text is None and (query.is_words or query.is_reranked):

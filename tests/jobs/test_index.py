@@ -360,6 +360,13 @@ def test_a_damaged_index_says_what_to_do(run, table, tmp_path):
         run()
 
 
+def test_without_lancedb_the_extra_is_named(table, tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    answer = Command(monkeypatch, capfd)("index", table.folder, "--to", tmp_path / "index")
+    assert answer.code == 2
+    assert "pip install 'tagline[search]'" in answer.errors
+
+
 def test_vectors_of_two_lengths_are_refused(run, table):
     table.append([table.row(6, "x", [1.0, 0.0])])
     with pytest.raises(TableError, match=r"of image_id 'image-\d' has . numbers, others of"):

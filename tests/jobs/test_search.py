@@ -208,6 +208,8 @@ def test_an_image_that_cannot_be_read_is_a_failed_row(tagline, scenes, tmp_path)
     ("arguments", "message"),
     [
         ((), "search needs a text, or --image FILE"),
+        (("\udcff", "--words"), "is not UTF-8"),
+        (("a", "--words", "--where", "CAST(caption AS INT) > 1"), "is not a condition on this"),
         (("a", "--image", "b.png"), "takes a text or --image, not both"),
         (("  ",), "the text is '  '; give words to look for"),
         (("--image", "b.png", "--words"), "--words needs a text to look for"),
