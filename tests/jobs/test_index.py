@@ -18,10 +18,12 @@ from deltalake import write_deltalake
 from jobs import index, index_store
 from jobs.image_index import ImageIndex
 from jobs.search import to_json
+from schemas.enriched import VERDICTS_TYPE
 from schemas.errors import ConfigError, DatasetError, RunError, TableError
 from schemas.index import DIGEST, VECTOR, WORDS
 from tests.command import Command
 from tests.enriched_tables import EMBEDDER, ERROR, SCHEMA, EnrichedTable, unit_vectors
+from tests.index_versions import written_since
 
 CAPTIONS = ["a red apple", "红色的苹果", "two dogs run", "it's a cat", "绿色的汽车", "a blue car"]
 STEPS = ["merge", "delete", "tidy", "write_state"]  # of an update, in order
@@ -44,24 +46,6 @@ def rows_of(folder):
     hits = opened.nearest(unit_vectors(1)[0], limit=1000)
     assert len(hits) == opened.state.rows
     return {hit.image_id: hit.columns for hit in hits}
-
-
-def written_since(folder, version):
-    """The ids that LanceDB wrote after a version of the index: those in files that are new."""
-    state = index_store.read_state(str(folder))
-    old = lancedb.connect(folder).open_table(state.stored)
-    new = lancedb.connect(folder).open_table(state.stored)
-    old.checkout(version)
-    new.checkout(state.stored_version)
-    columns = ["image_id", "_rowid"]
-    before, after = (
-        {
-            (row["_rowid"], row["image_id"])
-            for row in one.search().select(columns).with_row_id(True).limit(None).to_list()
-        }
-        for one in (old, new)
-    )
-    return {image for _, image in after - before}
 
 
 def test_all_healthy_rows_are_found_with_their_columns(run, table, tmp_path):
@@ -90,16 +74,19 @@ def test_whatever_a_manifest_carries_can_be_indexed(table, run, tmp_path):
         "_distance": pa.array([1.0] * 6),
         "a.b": pa.array([1] * 6),
         "bytes": pa.array([b"x"] * 6),
+        "accept": pa.array(["accepted", "review"] * 3),
+        "accept_verdicts": pa.array([[]] * 6, VERDICTS_TYPE),
     }
     for name, values in carried.items():
         rows = rows.append_column(name, values)
     write_deltalake(str(table.folder), rows, mode="overwrite", schema_mode="overwrite")
-    assert run().state.labels[-1] == "words"
+    assert run().state.labels == ("entailment", "accept", "claims", "tags", "words")
     row = rows_of(tmp_path / "index")["image-0"]
-    assert set(carried) - set(row) == {"_distance", "a.b", "bytes"}
+    assert set(carried) - set(row) == {"_distance", "a.b", "bytes", "accept_verdicts"}
     assert (row["nested"], row["words"], row['a "name"']) == ({"a": [1, 2]}, ["one", "two"], 1)
     opened = ImageIndex(str(tmp_path / "index"))
-    found = opened.nearest(unit_vectors(1)[0], limit=9, where="Label = 'x' AND words[1] = 'one'")
+    where = "Label = 'x' AND array_has(words, 'one') AND accept = 'accepted'"
+    found = opened.nearest(unit_vectors(1)[0], limit=9, where=where)
     assert {hit.image_id for hit in found} == {"image-0", "image-2", "image-4"}
     for hit in found:
         json.dumps(to_json(hit), allow_nan=False)
@@ -291,8 +278,10 @@ def test_many_updates_are_tidied_and_lose_nothing(run, table, tmp_path, monkeypa
         stored = folder.open_table(done.state.stored)
         stored.checkout(done.state.stored_version)
         counts.append(stored.stats()["fragment_stats"]["num_fragments"])
-        hits = ImageIndex(str(tmp_path / "index")).with_words("changed", limit=10)
-        assert len(hits) == n + 1
+        opened = ImageIndex(str(tmp_path / "index"))
+        assert len(opened.with_words("changed", limit=10)) == n + 1
+        away = -table.rows[n]["embedding"]
+        assert opened.hybrid(f"changed {n}", away, limit=1)[0].image_id == f"image-{n}"
     assert max(counts) < 4
     assert done.state.rows == before.state.rows
 
