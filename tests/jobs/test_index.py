@@ -101,6 +101,18 @@ def test_a_table_with_nothing_but_embeddings_can_be_indexed(tmp_path):
     assert len(rows_of(tmp_path / "index")) == 6
 
 
+def test_one_of_two_embedders_is_chosen_and_stays_chosen(table, run, tmp_path):
+    rows = pa.Table.from_pylist(table.rows, SCHEMA)
+    second = pa.array(unit_vectors(6, dimension=4).tolist(), rows.schema.field("embedding").type)
+    rows = rows.append_column("second", second)
+    rows = rows.append_column("second_key", pa.array(["9" * 16] * 6))
+    write_deltalake(str(table.folder), rows, mode="overwrite", schema_mode="overwrite")
+    with pytest.raises(ConfigError, match="embedders wrote embedding, second; choose one with"):
+        run()
+    assert (run(column="second").state.key, run().state.column) == ("9" * 16, "second")
+    assert not {"embedding", "second_key"} & set(ImageIndex(str(tmp_path / "index")).columns)
+
+
 def test_a_table_on_s3_is_indexed_here(table, tmp_path, s3_bucket):
     import s3fs
 
@@ -244,6 +256,21 @@ def test_a_first_build_that_ends_early_leaves_no_index_and_is_begun_again(
         ImageIndex(str(tmp_path / "index"))
     assert run().state.rows == 6
     assert len(list((tmp_path / "index").glob("*.lance"))) == 1
+
+
+@pytest.mark.parametrize("step", ["index_columns", "write_state"])
+def test_a_rebuild_that_ends_early_leaves_the_old_index(run, table, tmp_path, monkeypatch, step):
+    run()
+    before = rows_of(tmp_path / "index")
+    other = table.record({**EMBEDDER, "weights": "c" * 64})
+    table.replace([table.changed(row, embedding_key=other, caption="new") for row in table.rows])
+    with monkeypatch.context() as patch:
+        interrupted(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert rows_of(tmp_path / "index") == before
+    assert run().state.key == other
+    assert len(ImageIndex(str(tmp_path / "index")).with_words("new", limit=10)) == 6
 
 
 @pytest.mark.slow
