@@ -1,11 +1,7 @@
 """`tagline index`: what is in an index, what an update touches, and what a kill leaves."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import textwrap
 from datetime import date
 from decimal import Decimal
 
@@ -23,10 +19,9 @@ from schemas.errors import ConfigError, DatasetError, RunError, TableError
 from schemas.index import DIGEST, VECTOR, WORDS
 from tests.command import Command
 from tests.enriched_tables import EMBEDDER, ERROR, SCHEMA, EnrichedTable, unit_vectors
-from tests.index_versions import written_since
+from tests.index_versions import rows_of, written_since
 
 CAPTIONS = ["a red apple", "红色的苹果", "two dogs run", "it's a cat", "绿色的汽车", "a blue car"]
-STEPS = ["merge", "delete", "tidy", "write_state"]  # of an update, in order
 
 
 @pytest.fixture
@@ -38,14 +33,6 @@ def table(tmp_path):
 def run(table, tmp_path):
     """Indexes the table."""
     return lambda **options: index.run(str(table.folder), str(tmp_path / "index"), **options)
-
-
-def rows_of(folder):
-    """What answers: the rows of the index by id, as a search sees them."""
-    opened = ImageIndex(str(folder))
-    hits = opened.nearest(unit_vectors(1)[0], limit=1000)
-    assert len(hits) == opened.state.rows
-    return {hit.image_id: hit.columns for hit in hits}
 
 
 def test_all_healthy_rows_are_found_with_their_columns(run, table, tmp_path):
@@ -211,87 +198,6 @@ def test_a_table_made_anew_in_the_same_place_is_taken_in(run, table, tmp_path):
     done = run()
     assert (done.changed, done.removed) == (0, 4)
     assert set(rows_of(tmp_path / "index")) == {"image-0", "image-1"}
-
-
-def interrupted(monkeypatch, step):
-    """Has an update end before one of its steps."""
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(index, step, killed)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_an_update_that_ends_early_changes_nothing_and_is_done_again(
-    run, table, tmp_path, monkeypatch, step
-):
-    run()
-    before = rows_of(tmp_path / "index")
-    table.replace([table.changed(table.rows[1], caption="绿色的苹果")])
-    table.remove(["image-0"])
-    with monkeypatch.context() as patch:
-        interrupted(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-    assert rows_of(tmp_path / "index") == before
-    assert len(ImageIndex(str(tmp_path / "index")).with_words("apple", limit=10)) == 1
-    table.replace([table.changed(table.rows[1], caption="a new caption")])
-    done = run()
-    assert (done.new, done.changed, done.removed) == (0, 1, 1)
-    after = rows_of(tmp_path / "index")
-    assert set(after) == set(before) - {"image-0"}
-    assert after["image-1"]["caption"] == "a new caption"
-
-
-@pytest.mark.parametrize("step", ["index_columns", "write_state"])
-def test_a_first_build_that_ends_early_leaves_no_index_and_is_begun_again(
-    run, table, tmp_path, monkeypatch, step
-):
-    with monkeypatch.context() as patch:
-        interrupted(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-    with pytest.raises(DatasetError, match="no index; make one with"):
-        ImageIndex(str(tmp_path / "index"))
-    assert run().state.rows == 6
-    assert len(list((tmp_path / "index").glob("*.lance"))) == 1
-
-
-@pytest.mark.parametrize("step", ["index_columns", "write_state"])
-def test_a_rebuild_that_ends_early_leaves_the_old_index(run, table, tmp_path, monkeypatch, step):
-    run()
-    before = rows_of(tmp_path / "index")
-    other = table.record({**EMBEDDER, "weights": "c" * 64})
-    table.replace([table.changed(row, embedding_key=other, caption="new") for row in table.rows])
-    with monkeypatch.context() as patch:
-        interrupted(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-    assert rows_of(tmp_path / "index") == before
-    assert run().state.key == other
-    assert len(ImageIndex(str(tmp_path / "index")).with_words("new", limit=10)) == 6
-
-
-@pytest.mark.slow
-@pytest.mark.chaos
-@pytest.mark.parametrize("step", ["delete", "write_state"])
-def test_the_old_index_answers_after_a_kill(run, table, tmp_path, step):
-    run()
-    before = rows_of(tmp_path / "index")
-    table.replace([table.changed(table.rows[1], caption="绿色的苹果")])
-    table.remove(["image-0"])
-    script = f"""
-        import os, signal
-        from jobs import index
-        index.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        index.run({str(table.folder)!r}, {str(tmp_path / "index")!r})
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ)
-    assert done.returncode == -signal.SIGKILL
-    assert rows_of(tmp_path / "index") == before
-    assert run().removed == 1
-    assert set(rows_of(tmp_path / "index")) == set(before) - {"image-0"}
 
 
 def test_many_updates_are_tidied_and_lose_nothing(run, table, tmp_path, monkeypatch):
