@@ -1,8 +1,9 @@
 """The recipe of the embedded embedder: a small Chinese CLIP learned from drawn scenes.
 
 Each image is matched with its Chinese and with its English caption. A quarter of a batch are near
-twins of other images in it, which differ in one word. The directory it writes has ModelScope's
-layout.
+twins of other images in it, which differ in one word. Later it is also placed near every short
+label that is true of it, so that tags and searches for one thing find it. The directory it writes
+has ModelScope's layout.
 """
 
 import re
@@ -30,6 +31,7 @@ from operators.embedded.kinds import (
     KINDS,
     THING_STATES,
 )
+from operators.embedded.label_texts import Label, common_labels, labels_of
 from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
 from operators.models.checkpoint import write_json
 from operators.models.chinese_clip import to_modelscope
@@ -60,10 +62,18 @@ PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLI
 PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 COSINE_STEPS = 781
 FALL_STEP = 360
+LABELS_FROM = 108_800  # images: from here on labels are learned too, patches no longer
+LABELS_STEP = LABELS_FROM // 256
+LABELS_WARMUP = 20  # steps
+LABELS_WEIGHT = 0.5
+SHORTLIST = 32  # labels nearest to an image that are looked through
 MAX_SCALE = 100.0  # of the cosines, as in CLIP
 SHORT_TEXTS = (
     0.1  # of the captions leave out the background, so that shorter searches are understood
 )
+SINGULAR_WORDS = {word for word, _ in COLOURS} | {kind.name for kind in KINDS}
+STRANGE_WORDS, UNSEEN_STATES = 64, 64  # a step
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 OTHER_WORDS = (
     "a an the of to in on at and with is are there it picture background left right above below"
@@ -77,12 +87,13 @@ class EmbedderRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 108_800  # shown in all
+    images = 185_600  # shown in all
     batch = 128  # images a step and process
     peak_rate = 1.2e-3
     decay = 0.05
     warmup = 100  # steps
-    settled_step: int | None = None
+    labels_rate = 6e-4
+    settled_step: int | None = LABELS_STEP
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -92,14 +103,22 @@ class EmbedderRecipe:
         self.model.logit_scale.data.fill_(float(np.log(10)))
         self.heads = DenseHeads(VISION["vision_width"], LABEL_CLASSES)
         self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
+        self.labels = common_labels()
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step: a long cosine, ended early by a straight fall to nothing."""
+        """The learning rate of a step.
+
+        A long cosine, ended early by a straight fall to nothing; then the same for the labels.
+        """
+        if step >= LABELS_STEP:
+            rising = min(1.0, (step - LABELS_STEP + 1) / LABELS_WARMUP)
+            return self.labels_rate * rising * (steps - step) / (steps - LABELS_STEP)
 
         def cosine(at: int) -> float:
             return cosine_rate(at, COSINE_STEPS, peak=self.peak_rate, warmup=self.warmup)
 
-        return min(cosine(step), cosine(FALL_STEP) * (steps - step) / (steps - FALL_STEP))
+        falling = (LABELS_STEP - step) / (LABELS_STEP - FALL_STEP)
+        return min(cosine(step), cosine(FALL_STEP) * falling)
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
         """Computes the loss of the batch whose scenes begin with number `first`."""
@@ -118,10 +137,43 @@ class EmbedderRecipe:
         ]
         chinese_loss = contrastive_loss(images, self.embed_texts(chinese), scale)
         english_loss = contrastive_loss(images, self.embed_texts(english), scale)
+        if first >= LABELS_FROM:
+            labelled = self.label_loss(random, scenes, images, scale)
+            parts = {
+                "zh": chinese_loss.item(),
+                "en": english_loss.item(),
+                "labels": labelled.item(),
+            }
+            return (chinese_loss + english_loss) / 2 + LABELS_WEIGHT * labelled, parts
         labels = np.stack([label_points(scene, patch_points(PATCHES)) for scene in scenes])
         dense = self.heads.loss(states, torch.from_numpy(labels).flatten(2), (0.25,) * 4)
         parts = {"zh": chinese_loss.item(), "en": english_loss.item(), "dense": dense.item()}
         return (chinese_loss + english_loss) / 2 + dense, parts
+
+    def label_loss(
+        self, random: Random, scenes: list[Scene], images: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Cross entropy of each image over all labels, and of each label over the batch's images.
+
+        Captions are labels too, so that a true label is nearer than another picture's caption. So
+        are words without a meaning and states that no picture shows, which none is near to. Where
+        several labels are right, the target is shared equally between them.
+        """
+        true = [[*labels_of(scene), caption_label(scene)] for scene in scenes]
+        labels = list(dict.fromkeys([*self.labels, *(label for some in true for label in some)]))
+        at = {label: number for number, label in enumerate(labels)}
+        strange = [strange_word(random) for _ in range(STRANGE_WORDS)]
+        strange += [unseen_state(random) for _ in range(UNSEEN_STATES)]
+        target = torch.zeros(len(scenes), len(labels) + len(strange))
+        for row, some in enumerate(true):
+            target[row, [at[label] for label in some]] = 1
+        texts = self.embed_texts([*(write_label(random, label) for label in labels), *strange])
+        images = nn.functional.normalize(images, dim=-1)
+        scores = scale * images @ nn.functional.normalize(texts, dim=-1).T
+        shown = target.sum(0) > 0
+        of_images = -(target / target.sum(1, keepdim=True) * scores.log_softmax(1)).sum(1)
+        of_labels = -(target / target.sum(0).clamp(min=1) * scores.log_softmax(0)).sum(0)[shown]
+        return (of_images.mean() + of_labels.mean()) / 2
 
     def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns vectors (B, D), not normalised, and the patches' last states (B, P, W)."""
@@ -139,9 +191,17 @@ class EmbedderRecipe:
         return vectors
 
     def encode(self, text: str) -> list[int]:
-        """Gives the ids that BERT's tokenizer would, for texts made of the vocabulary's words."""
-        pieces = ["[CLS]", *re.findall(r"[a-z]+|[^a-z ]", text), "[SEP]"]
+        """Gives the ids that BERT's tokenizer would, for texts in small letters."""
+        words = re.findall(r"[a-z]+|[^a-z ]", text)
+        pieces = ["[CLS]", *(piece for word in words for piece in self.pieces(word)), "[SEP]"]
         return [self.vocabulary[piece] for piece in pieces]
+
+    def pieces(self, word: str) -> list[str]:
+        """Cuts a word into pieces, the longest first; after the first they are single letters."""
+        if word in self.vocabulary:
+            return [word]
+        end = max(at for at in range(1, len(word)) if word[:at] in self.vocabulary)
+        return [word[:end], *(f"##{letter}" for letter in word[end:])]
 
     @torch.inference_mode()
     def evaluate(self, model: nn.ModuleDict, *, seed: int, count: int = 500) -> dict[str, float]:
@@ -158,8 +218,23 @@ class EmbedderRecipe:
             texts = nn.functional.normalize(self.embed_texts(captions), dim=-1)
             hits = (texts @ images.T).argmax(1) == torch.arange(count)
             figures[f"recall_{language}"] = hits.float().mean().item()
+            figures[f"labels_{language}"] = self.label_recall(scenes, images, language)
         self.model = trained
         return figures
+
+    def label_recall(self, scenes: list[Scene], images: Tensor, language: str) -> float:
+        """The share of true labels among the 32 nearest of all common ones; relations not asked."""
+        names = [label.chinese if language == "zh" else label.english for label in self.labels]
+        texts = nn.functional.normalize(self.embed_texts(names), dim=-1)
+        nearest = (images @ texts.T).topk(SHORTLIST).indices.tolist()
+        at = {label: number for number, label in enumerate(self.labels)}
+        found = [
+            at[label] in row
+            for scene, row in zip(scenes, nearest, strict=True)
+            for label in labels_of(scene)
+            if label in at
+        ]
+        return float(np.mean(found))
 
     def export(self, model: nn.ModuleDict, directory: Path) -> list[Path]:
         """Writes a directory in ModelScope's layout, the weights as float16; returns it."""
@@ -205,9 +280,9 @@ def vocabulary() -> list[str]:
         *THING_STATES,
         *OTHER_WORDS.split(),
     ]
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    signs = f"{LETTERS}0123456789"
     pieces = SPECIALS + sorted(set("".join(chinese))) + sorted(set(english))
-    pieces += [*letters, *(f"##{letter}" for letter in letters), *",.!?"]
+    pieces += [*signs, *(f"##{sign}" for sign in signs), *",.!?"]
     return list(dict.fromkeys(pieces))
 
 
@@ -239,6 +314,33 @@ def caption(scene: Scene, is_short: bool, *, chinese: bool) -> str:
     if chinese:
         return text.removeprefix(where.chinese).removeprefix("，").removeprefix("有")
     return text.removesuffix(f" {where.english}")
+
+
+def strange_word(random: Random) -> str:
+    """A word without a meaning; some begin with one that has, as `carpet` begins with `car`."""
+    letters = "".join(random.choice(LETTERS) for _ in range(random.randint(3, 9)))
+    known = random.choice(KINDS).name
+    return random.choice((letters, letters, f"{known}{letters[:4]}", f"{letters} {known[:3]}x"))
+
+
+def unseen_state(random: Random) -> str:
+    """A thing in a state that no picture shows: `hungry dog`."""
+    kind = random.choice(KINDS)
+    return f"{random.choice(ANIMAL_STATES if kind.is_animal else THING_STATES)} {kind.name}"
+
+
+def caption_label(scene: Scene) -> Label:
+    """The whole caption, in both languages."""
+    return Label(describe(scene), describe_in_chinese(scene))
+
+
+def write_label(random: Random, label: Label) -> str:
+    """A label in either language; in English one thing may have an article."""
+    if random.random() < 0.5:
+        return label.chinese
+    if set(label.english.split()) <= SINGULAR_WORDS and random.random() < 0.5:
+        return f"{'an' if label.english[0] in 'aeiou' else 'a'} {label.english}"
+    return label.english
 
 
 def pixels_of(scenes: list[Scene]) -> Tensor:

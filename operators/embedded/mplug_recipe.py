@@ -4,7 +4,8 @@ At first the tower alone learns to see, on pictures full of things. Then an imag
 captioned, and matched with three sentences: one that is true and two that are nearly so. Heads that
 are thrown away predict what stands at each patch, and what there is of each noun of a sentence that
 has read the image: that is what it takes to judge counts and relations. The vectors of patches are
-compared with those of the nouns too, so that a word finds its thing.
+compared with those of the nouns too, so that a word finds its thing. At last only captions and
+matches are learned, without the heads.
 """
 
 from pathlib import Path
@@ -59,6 +60,9 @@ CELL_WEIGHTS = (0.2, 0.2)  # as CELL_CLASSES
 WRITTEN_FROM = 65_040  # images: from here on the decoder is asked what it writes about
 WRITTEN_CLASSES = {**LABEL_CLASSES, **CELL_CLASSES}
 WRITTEN_WEIGHTS = (0.3, 0.3, 0.3, 0.3, 0.2, 0.2)
+ALONE_FROM = 118_080  # images: from here on captions and matches are all that is learned
+ALONE_STEP = ALONE_FROM // 48
+ALONE_PARTS = ("caption", "match", "ranked", "similar")
 NAMED_WEIGHT = 0.3  # of patches' vectors against nouns'
 RANKED_WEIGHT = 0.5  # of the true sentence against its image's others
 SIMILAR_WEIGHT = 0.3  # of the contrastive loss
@@ -76,13 +80,14 @@ class MPlugRecipe:
         seed: fixes the first weights and the scenes.
     """
 
-    images = 118_080  # shown in all
+    images = 163_200  # shown in all
     batch = 24  # images a step and process
     peak_rate = 1.0e-3
     decay = 0.02
     warmup = 100  # steps
-    falling = 0.35  # of the steps, the last ones, in which the rate falls to nothing
-    settled_step: int | None = None
+    falling = 0.35  # of the first steps, the last ones, in which the rate falls to nothing
+    last_rate = 4e-4  # from the settled step on, falling to nothing
+    settled_step: int | None = ALONE_STEP
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -117,9 +122,12 @@ class MPlugRecipe:
         }
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step: a trapezoid."""
+        """The learning rate of a step: a trapezoid, then a fall from `last_rate`."""
+        if step >= ALONE_STEP:
+            rising = min(1.0, (step - ALONE_STEP + 1) / self.warmup)
+            return self.last_rate * rising * (steps - step) / (steps - ALONE_STEP)
         return trapezoid_rate(
-            step, steps, peak=self.peak_rate, warmup=self.warmup, falling=self.falling
+            step, ALONE_STEP, peak=self.peak_rate, warmup=self.warmup, falling=self.falling
         )
 
     def loss(self, first: int) -> tuple[Tensor, dict[str, float]]:
@@ -144,6 +152,8 @@ class MPlugRecipe:
         if first >= WRITTEN_FROM:
             parts["written"] = written
         hits = parts.pop("hits").item()
+        if first >= ALONE_FROM:
+            parts = {name: parts[name] for name in ALONE_PARTS}
         figures = {name: part.item() for name, part in parts.items()} | {"hits": hits}
         return torch.stack(list(parts.values())).sum(), figures
 
