@@ -20,6 +20,7 @@ from jobs.gold import Answered, Judged, match, read_gold
 from jobs.learn_then_test import Finding, find_threshold, seems_random
 from jobs.records import read_description
 from jobs.reliability import Bin, cross_fitted, fit_scale, reliability
+from jobs.roles import judges_of, present_keys, text_columns
 from jobs.table import Table, open_table
 from operators.acceptance import VERDICTS, verdicts_of
 from operators.claims import Claims, Scale, claims_of, sources_of
@@ -27,9 +28,7 @@ from schemas.calibration import CalibratedColumn, Calibration, Thresholds
 from schemas.enriched import ERROR, IMAGE_ID, key_column
 from schemas.errors import ConfigError, DatasetError
 
-TEXT_OPTIONS = {"entailment": "hypothesis", "matcher": "text"}  # the column an operator judges
 EVEN = 0.5  # from here on an answer is more likely right than wrong
-PROBABILITIES = {"entailment": "{}_yes", "matcher": "{}"}  # what it says of it
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def run(
     if opened is None:
         raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
     answers = read_gold(gold)
-    keys = _present_keys(opened)
+    keys = present_keys(opened)
     descriptions = {name: read_description(opened.path, key) for name, key in keys.items()}
     judged, of_column = _judged(opened, keys, descriptions, answers[IMAGE_ID])
     answered, left_out = match(answers, judged, where=gold)
@@ -170,24 +169,6 @@ def _check_shares(**shares: float) -> None:
             raise ConfigError(f"--{name} is {value}; it must lie between 0 and 1, such as 0.95")
 
 
-def _present_keys(opened: Table) -> dict[str, str]:
-    """The key by which most healthy rows of each operator were computed."""
-    names = [
-        name
-        for name in opened.schema.names
-        if name.endswith("_key") and name.removesuffix("_key") in opened.schema.names
-    ]
-    rows = opened.read([*names, ERROR])
-    healthy = rows.filter(pc.is_null(rows[ERROR]))
-    found = {}
-    for name in names:
-        counts = pc.value_counts(healthy[name].drop_null()).to_pylist()
-        if counts:
-            most = max(counts, key=lambda one: int(one["counts"]))
-            found[name.removesuffix("_key")] = str(most["values"])
-    return found
-
-
 def _judged(
     opened: Table,
     keys: Mapping[str, str],
@@ -198,12 +179,8 @@ def _judged(
 
     Rows with an error, and rows that another version of an operator computed, do not count.
     """
-    texts = _text_columns(descriptions)
-    judges: dict[str, tuple[str, ...]] = {}
-    for name, text in texts.items():
-        said = PROBABILITIES[descriptions[name]["operator"]].format(name)
-        judges[text] = (*judges.get(text, ()), said)
-    sources = sources_of(opened.schema, judges)
+    texts = text_columns(descriptions)
+    sources = sources_of(opened.schema, judges_of(descriptions))
     if not sources:
         names = ", ".join(opened.schema.names)
         raise DatasetError(f"{opened.path}: no column of answers to calibrate; it has {names}")
@@ -223,17 +200,6 @@ def _judged(
         found.append(Judged(source, claims, ids, shown))
         of_column[source.column] = mine
     return found, of_column
-
-
-def _text_columns(descriptions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The column of text that an operator judges, by operator."""
-    found = {}
-    for name, description in descriptions.items():
-        option = TEXT_OPTIONS.get(description.get("operator", ""))
-        text = description.get("options", {}).get(option) if option else None
-        if text:
-            found[name] = str(text)
-    return found
 
 
 def _writer(column: str, operators: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from jobs.cluster import cluster_address, connected, local_capacity
 from jobs.commit import commit
 from jobs.limits import ErrorLimit
 from jobs.parts import PartReport, read_reports
+from jobs.pictures import record_policy
 from jobs.plan import Selection, open_manifest, plan, policy_of
 from jobs.portions import Portions
 from jobs.progress import Progress
@@ -26,6 +27,7 @@ from jobs.summary import Summary, total
 from operators.base import Operator
 from operators.catalog import CATALOG, Factory, build_operators
 from operators.fetcher import Fetcher
+from operators.policy import Policy
 from schemas.config import JobConfig
 from schemas.manifest_files import STORE_ERRORS
 
@@ -72,7 +74,7 @@ def run(
         run = _Run(planned, config, operators, address=address, rounds=rounds)
         done = _completed(run, before=reports)
         version = commit(planned, committed=done.committed)
-        _record_rates(planned, done.reports)
+        _record(planned, policy_of(config), done.reports)
         _tell_cuts(done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
         if done.transient and not reports:  # of an outage: such parts are not overwritten
@@ -214,15 +216,16 @@ def _tell_cuts(reports: Sequence[PartReport]) -> None:
         logger.warning("event=texts_cut operator=%s rows=%d", name, rows)
 
 
-def _record_rates(planned: Plan, reports: Sequence[PartReport]) -> None:
-    """Keeps the measured rows per second of each operator for the estimates of later plans."""
+def _record(planned: Plan, policy: Policy, reports: Sequence[PartReport]) -> None:
+    """Keeps where images may come from, and the rows per second of each operator."""
     computed, busy = total(reports, "computed"), total(reports, "busy")
     try:
+        record_policy(planned.table, policy)
         for name, key in planned.operators.items():
             if computed[name] and busy[name]:
                 record_rate(planned.table, key, computed[name] / float(busy[name]))
     except STORE_ERRORS as error:  # the table is committed: the job is done
-        logger.warning("event=rates_not_kept table=%s error=%r", planned.table, str(error))
+        logger.warning("event=records_not_kept table=%s error=%r", planned.table, str(error))
 
 
 if __name__ == "__main__":

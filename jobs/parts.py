@@ -117,6 +117,25 @@ def read_reports(plan: Plan, shards: Sequence[Shard]) -> list[PartReport]:
         return [report for report in found if report is not None]
 
 
+def reports_of_files(table: str, files: Sequence[str]) -> dict[str, PartReport]:
+    """Reads how data files came about, many at once; files without a report are left out.
+
+    Args:
+        table: its path.
+        files: relative to it.
+    """
+
+    def read(file: str) -> PartReport | None:
+        path = storage.join(table, file)
+        schema = pq.read_schema(storage.inner_path(path), filesystem=storage.arrow_filesystem(path))
+        data = (schema.metadata or {}).get(REPORT)
+        return PartReport.from_json(data) if data else None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = zip(files, pool.map(read, files), strict=True)
+        return {file: report for file, report in found if report is not None}
+
+
 def patiently(ask: Callable[[], T], what: str) -> T:
     """Asks the store again while it does not answer, with growing pauses.
 

@@ -97,12 +97,17 @@ def read_rates(table: str, operators: Mapping[str, str]) -> dict[str, float]:
         table: its path.
         operators: names to keys.
     """
-    rates = {}
-    for name, key in operators.items():
-        data = storage.read_bytes(_rate_path(table, key))
-        measured = json.loads(data)["rows_per_second"] if data else 0.0
-        rates[name] = measured if measured > 0 else DEFAULT_ROWS_PER_SECOND
-    return rates
+    return {
+        name: measured_rate(table, key) or DEFAULT_ROWS_PER_SECOND
+        for name, key in operators.items()
+    }
+
+
+def measured_rate(table: str, key: str) -> float | None:
+    """Rows per second of one actor of an operator; None where none was measured."""
+    data = storage.read_bytes(_rate_path(table, key))
+    measured = float(json.loads(data)["rows_per_second"]) if data else 0.0
+    return measured if measured > 0 else None
 
 
 def record_rate(table: str, key: str, rows_per_second: float) -> None:

@@ -123,7 +123,7 @@ def test_a_store_that_goes_away_after_the_commit_ends_no_run(tmp_path, monkeypat
     monkeypatch.setattr(storage, "write_bytes", lost)
 
     assert enrich.run(job.config(tmp_path, 30), catalog=job.CATALOG).version == 0
-    assert "event=rates_not_kept" in caplog.text
+    assert "event=records_not_kept" in caplog.text
 
 
 def test_a_store_that_is_still_away_ends_the_run_that_goes_on(tmp_path, monkeypatch):
