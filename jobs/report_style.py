@@ -73,8 +73,9 @@ details ol { margin: 6px 0 0; padding-left: 20px; overflow-wrap: anywhere; }
 footer { margin-top: 48px; color: var(--quiet); font-size: 13px; }
 @media (max-width: 560px) { .share { display: none; } th, td { padding-right: 10px; }
   .sheet { grid-template-columns: 1fr; }
-  .card { display: grid; grid-template-columns: 116px 1fr; } .picture { height: 100%; }
-  .picture img { max-height: 160px; } .picture { place-items: start center; padding-top: 0; }
+  .card { display: grid; grid-template-columns: 116px 1fr; } .picture { height: auto;
+  background: none; place-items: start; padding: 14px 0 0 14px; }
+  .picture img { max-height: 160px; border-radius: 8px; } .picture p { padding: 0; }
   .tiles { grid-template-columns: 1fr 1fr; } .tile .figure { font-size: 21px; } }
 @media print { html { background: none; } .box { break-inside: avoid; } nav { display: none; } }
 """

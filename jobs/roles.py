@@ -82,13 +82,20 @@ class Roles:
         It is the agreement of the models where the table has that, else the confidence of the first
         captioner, else of the first column of answers.
         """
-        found = np.full(table.num_rows, np.nan)
         if self.agreement:
-            values = pc.cast(table[AGREEMENT], pa.float64())
-            return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
-        if self._first:
-            claims = claims_of(table, self._first)
-            np.fmin.at(found, claims.rows, claims.confidence)
+            return np.asarray(pc.cast(table[AGREEMENT], pa.float64()).to_numpy(), np.float64)
+        return self.confidence(table, self._first.column if self._first else "")
+
+    def confidence(self, table: pa.Table, column: str) -> Floats:
+        """How sure each row's answer in a column is, in [0, 1]; of a list the least sure of it.
+
+        Not a number where there is no answer, and for a column that holds none.
+        """
+        found = np.full(table.num_rows, np.nan)
+        for source in self.sources:
+            if source.column == column:
+                claims = claims_of(table, source)
+                np.fmin.at(found, claims.rows, claims.confidence)
         return found
 
     @property

@@ -64,6 +64,14 @@ _FORMATS = (
     _Format("BMP", _is_bmp, BmpImagePlugin.BmpImageFile),
     _Format("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
 )
+_ENDINGS = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WebP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+}
 _OTHER_FORMATS = (
     ("AVIF or HEIF", 4, b"ftyp"),
     ("JPEG 2000", 0, b"\x00\x00\x00\x0cjP  "),
@@ -150,6 +158,15 @@ def verified_bytes(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> int:
     if image.format != "JPEG":
         return pixels * PIXEL_BYTES
     return pixels * COEFFICIENT_BYTES if image.info.get("progressive") else pixels // 16
+
+
+def name_ending(encoded: bytes) -> str:
+    """The usual ending of the name of an image file, such as `.jpg`, told by its first bytes.
+
+    Raises:
+        RowFault: as `decode` does.
+    """
+    return _ENDINGS[_recognised(encoded).name]
 
 
 def decode_column(column: pa.ChunkedArray, *, pixel_limit: int = PIXEL_LIMIT) -> "DecodedImages":
