@@ -10,7 +10,10 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from jobs import storage
 from jobs.pictures import fetch_all
 from jobs.roles import Roles
 from jobs.table import Table
@@ -66,7 +69,7 @@ class Selection:
     def check(self) -> None:
         """Raises ConfigError where the condition is none."""
         with duckdb.connect() as database:
-            self._query(database, [IMAGE_ID], limit=0)
+            self._chosen(database, self.table.schema.empty_table())
 
     def of_all_rows(self) -> "Selection":
         """All rows of the table, for what must not depend on which are chosen."""
@@ -90,20 +93,29 @@ class Selection:
         """The types of columns."""
         return pa.schema([self.table.schema.field(name) for name in columns])
 
-    def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-        """Streams the rows, in the order of the table.
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Streams the rows, in the order of the table's files.
+
+        Files are read one after the other and not ahead: a scan of pyarrow's that is not read to
+        its end, as with a limit, can keep the process from ending.
 
         Raises:
             ConfigError: the condition fails on a row.
         """
-        schema = self.schema(columns)
+        left = math.inf if self.limit is None else self.limit
+        asked = (self.where or "").lower()
+        named = [name for name in self.columns if name.lower() in asked]
+        schema = self.schema(list(dict.fromkeys([*columns, *named, ERROR])))
         with duckdb.connect() as database:
-            found = self._query(database, columns, limit=self.limit)
-            try:
-                for batch in found.to_arrow_reader(rows):
-                    yield pa.Table.from_batches([batch]).cast(schema)
-            except (duckdb.Error, pa.ArrowException, OSError) as error:
-                raise self._fault(error) from error
+            database.execute("SET TimeZone = 'UTC'")
+            for rows in self._stored(schema):
+                chosen = self._chosen(database, rows).select(columns)
+                chosen = chosen.slice(0, int(min(left, chosen.num_rows)))
+                left -= chosen.num_rows
+                if chosen.num_rows:
+                    yield chosen.cast(self.schema(columns))
+                if left == 0:
+                    return
 
     def with_pictures(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, list[Fetched]]]:
         """Streams the rows whose picture can be had, a few at once, with their pictures."""
@@ -136,24 +148,32 @@ class Selection:
     def _note(self, row: Mapping[str, Any], fault: RowFault) -> None:
         self.failed.append(Failed(row[IMAGE_ID], row[URI], fault.code, fault.message))
 
-    def _query(
-        self, database: duckdb.DuckDBPyConnection, columns: Sequence[str], *, limit: int | None
-    ) -> duckdb.DuckDBPyRelation:
-        database.execute("SET TimeZone = 'UTC'")
-        rows = database.from_arrow(self.table.delta.to_pyarrow_dataset())
+    def _stored(self, schema: pa.Schema) -> Iterator[pa.Table]:
+        """Columns of all rows; nulls where a file lacks one."""
+        for file in self.table.files:
+            path = storage.join(self.table.path, file.path)
+            filesystem = storage.arrow_filesystem(path)
+            with pq.ParquetFile(storage.inner_path(path), filesystem=filesystem) as opened:
+                present = [name for name in schema.names if name in opened.schema_arrow.names]
+                for batch in opened.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
+                    columns = [
+                        batch[field.name].cast(field.type)
+                        if field.name in present
+                        else pa.nulls(batch.num_rows, field.type)
+                        for field in schema
+                    ]
+                    yield pa.table(columns, schema=schema)
+
+    def _chosen(self, database: duckdb.DuckDBPyConnection, rows: pa.Table) -> pa.Table:
+        if not self.with_errors:
+            rows = rows.filter(pc.is_null(rows[ERROR]))
+        if self.where is None:
+            return rows
         try:
-            if not self.with_errors:
-                rows = rows.filter(f"{ERROR} IS NULL")
-            if self.where is not None:
-                rows = rows.filter(self.where)
-            rows = rows.project(", ".join(f'"{name}"' for name in columns))
-            if limit is not None:
-                rows = rows.limit(limit)
-            if limit == 0:
-                rows.fetchall()
+            found: pa.Table = database.from_arrow(rows).filter(self.where).to_arrow_table()
         except duckdb.Error as error:
             raise self._fault(error) from error
-        return rows
+        return found
 
     def _fault(self, error: Exception) -> ConfigError:
         told = str(error).strip().splitlines()[0]

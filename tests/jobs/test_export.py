@@ -10,10 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from PIL import Image
 
 from jobs.exporting import web_dataset
+from jobs.exporting.selection import Selection
+from jobs.pictures import fetcher_of
+from jobs.roles import Roles
+from jobs.table import open_table
+from operators.policy import Policy
 from tests.command import Command
 from tests.reviewed import HYPOTHESES, Reviewed
 
@@ -86,12 +91,27 @@ def test_a_limit_and_rows_with_an_error_when_asked_for(export):
     assert out.with_name("coco.failed.jsonl").exists()
 
 
+def test_no_file_is_read_ahead_of_a_limit(table):
+    table.write(report={})
+    opened = open_table(str(table.path))
+    (table.path / "data" / "plan" / "1.parquet").write_bytes(b"never looked at")
+    selection = Selection(opened, Roles(()), fetcher_of(Policy()), where="image_id > ''", limit=6)
+    (rows,) = selection.batches(["image_id"])
+    assert rows["image_id"].to_pylist() == table.ids[:6]
+
+
+def test_a_column_that_a_file_has_not_is_null_there(export, table):
+    table.write()
+    later = DeltaTable(table.path).to_pyarrow_table().slice(0, 1)
+    later = later.append_column("note", pa.array(["new"]))
+    write_deltalake(table.path, later, mode="append", schema_mode="merge")
+    out, _ = export("parquet", "--where", "note IS NULL OR note = 'new'")
+    assert sorted(pq.read_table(out)["note"].to_pylist(), key=str) == [None] * 10 + ["new"]
+
+
 def test_many_rows_become_several_parquet_files(export, table, monkeypatch):
     monkeypatch.setattr("jobs.exporting.parquet.FILE_ROWS", 4)
     monkeypatch.setattr("jobs.exporting.selection.BATCH_ROWS", 2)
-    monkeypatch.setattr(
-        "jobs.exporting.selection.Selection.batches.__defaults__", (2,), raising=False
-    )
     out, _ = export("parquet")
     names = sorted(path.name for path in out.iterdir())
     assert names == ["rows-00000.parquet", "rows-00001.parquet", "rows-00002.parquet"]
