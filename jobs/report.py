@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jobs import storage
@@ -142,6 +143,8 @@ def run(
     begun = time.monotonic()
     if cost_per_hour is not None and cost_per_hour < 0:
         raise ConfigError(f"--cost-per-hour is {cost_per_hour}; what an actor costs is 0 or more")
+    if storage.scheme_of(out) == "file" and Path(storage.normalise(out)).is_dir():
+        raise ConfigError(f"--out {out!r}: is a folder; give a file, such as {out}/report.html")
     opened = open_table(table)
     if opened is None:
         raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
@@ -193,17 +196,22 @@ def _effort(table: Table, roles: Roles, cost_per_hour: float | None) -> Effort:
 
 
 def _stages(reports: Sequence[PartReport], table: str, keys: Mapping[str, str]) -> list[Stage]:
-    """The stages in the order in which they ran; without reports, the rates last measured."""
-    if not reports:
-        rates = {name: measured_rate(table, key) for name, key in keys.items()}
-        return [Stage(name, 0, None, rate) for name, rate in rates.items() if rate]
+    """The stages in the order in which they ran.
+
+    One that the reports do not time, as when a later run wrote its rows anew for another operator,
+    has the rate that was last measured.
+    """
     busy, computed = total(reports, "busy"), total(reports, "computed")
     tried = sum(report.tried for report in reports)
     stages = []
-    for name, seconds in busy.items():
+    for name in [*busy, *(name for name in keys if name not in busy)]:
         rows = tried if name == FETCH else computed[name]
-        rate = rows / float(seconds) if rows and seconds else None
-        stages.append(Stage(name, rows, float(seconds), rate))
+        seconds = float(busy[name]) if rows else None
+        rate = rows / seconds if seconds else None
+        if rate is None and name in keys:
+            rate = measured_rate(table, keys[name])
+        if rows or rate:
+            stages.append(Stage(name, rows, seconds, rate))
     return stages
 
 

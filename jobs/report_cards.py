@@ -98,9 +98,9 @@ def _hypotheses(row: Mapping[str, Any], name: str) -> str:
     entries = row.get(name) or ()
     rows = "".join(
         f'<div class="question"><p>{_badge(one["label"])} {_cut(one["text"])}</p>'
-        f'<div class="bars">{_bar(one["label"], one[one["label"]], one["label"])}</div></div>'
+        f'<div class="bars">{_bar(label, one[label] or 0.0, label)}</div></div>'
         for one in entries[:MOST_QUESTIONS]
-        if one["label"] in LABELS
+        if (label := one["label"]) in LABELS
     )
     left = len(entries) - MOST_QUESTIONS
     return rows + (f'<p class="quiet">and {left} more</p>' if left > 0 else "")

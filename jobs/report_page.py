@@ -120,14 +120,15 @@ def _work(report: Report) -> str:
             f'<tr><td>{escape(stage.name)}</td><td class="number">{taken}</td><td class="number">'
             f'{rate}</td><td class="number">{told}</td><td class="share">{bar(share)}</td></tr>'
         )
-    note = ""
+    note = "Of the runs that wrote the table’s present files."
     if effort.covered < rows:
-        note = (
-            f'<p class="lead">{rows - effort.covered:,} of {rows:,} rows lie in files that do not '
-            "say how they came about, such as compacted ones.</p>"
+        note += (
+            f" {rows - effort.covered:,} of {rows:,} rows lie in files that do not say how they "
+            "came about, such as compacted ones."
         )
     return (
-        f'{note}<div class="box wide"><table><thead><tr><th scope="col">Stage</th>'
+        f'<p class="lead">{note}</p><div class="box wide"><table><thead><tr>'
+        '<th scope="col">Stage</th>'
         '<th scope="col" class="number">Rows</th><th scope="col" class="number">Rows/s an actor'
         '</th><th scope="col" class="number">Busy</th><th scope="col" class="share">'
         "Share of the busy time</th>"

@@ -77,7 +77,9 @@ def export(
             "\"accept = 'review'\" or \"caption ILIKE '%dog%'\".",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="At most so many rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many rows, the first.")
+    ] = None,
     with_errors: Annotated[
         bool, typer.Option("--with-errors", help="Rows with an error too.")
     ] = False,

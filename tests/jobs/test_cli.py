@@ -82,7 +82,7 @@ def test_a_damaged_model_makes_models_verify_exit_1(tagline, tmp_path):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_module_that_runs_it(verb):
-    module = importlib.util.find_spec(f"jobs.{verb}")
+    module = importlib.util.find_spec(f"jobs.{verb.replace('-', '_')}")
 
     assert module is not None
     assert f'main(["{verb}"])' in Path(module.origin).read_text()

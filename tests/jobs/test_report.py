@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from jobs.records import record_rate
 from schemas.enriched import ERROR_TYPE
 from tests.command import Command
 from tests.reviewed import Reviewed
@@ -87,6 +88,15 @@ def test_the_page_tells_rows_errors_labels_and_speed(report, table):
     rows = [one["text"] for one in page.all("tr")]
     assert any(row.startswith("missingfetch18.3%") for row in rows)
     assert any(row.startswith("caption100.812.0 s") for row in rows)
+
+
+def test_a_stage_that_the_files_do_not_time_has_its_last_rate(report, table):
+    table.write(report={"busy": {"fetch": 0.0, "caption": 0.1, "accept": 2.0}})
+    record_rate(str(table.path), table.keys["caption"], 42.0)
+    answer, text = report(table)
+    assert answer["rows_per_second"]["caption"] == 42.0
+    assert "holds" not in answer["rows_per_second"]
+    assert any(one["text"] == "caption42.0" for one in Page(text).all("tr"))
 
 
 def test_the_page_stands_alone_and_is_readable_by_all(report, table):
@@ -193,6 +203,13 @@ def test_what_cannot_be_reported_is_told(tagline, table, tmp_path):
     answer = tagline("report", table.path, "--cost-per-hour", "-1")
     assert answer.code == 2
     assert "--cost-per-hour is -1.0" in answer.errors
+    answer = tagline("report", table.path, "--out", tmp_path)
+    assert answer.code == 2
+    assert "is a folder; give a file, such as" in answer.errors
+    next(table.path.glob("*.parquet")).write_bytes(b"cut short")
+    answer = tagline("report", table.path, "--out", tmp_path / "report.html")
+    assert answer.code == 2
+    assert "its data files cannot be read" in answer.errors
 
 
 def test_people_are_told_where_the_page_is(tagline, table, tmp_path):
