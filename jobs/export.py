@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from jobs import storage
-from jobs.exporting import coco, fiftyone, hugging_face, label_studio, parquet, web_dataset
+from jobs.exporting import (
+    clip_retrieval,
+    coco,
+    fiftyone,
+    hugging_face,
+    label_studio,
+    parquet,
+    web_dataset,
+)
 from jobs.exporting.selection import Failed, Selection
+from jobs.index_source import vector_column
 from jobs.pictures import fetcher_of, read_policy
 from jobs.roles import roles_of
 from jobs.table import open_table
@@ -23,6 +32,16 @@ from schemas.errors import ConfigError, DatasetError
 
 Writer = Callable[[Selection, Path], int]
 
+
+def _clip_retrieval(selection: Selection, folder: Path) -> int:
+    return clip_retrieval.write(
+        selection.batches(selection.columns),
+        folder,
+        vectors=vector_column(selection.table, None),
+        caption=next(iter(selection.roles.captions), None),
+    )
+
+
 FORMATS: Mapping[str, Writer] = {
     "labelstudio": label_studio.write,
     "coco": coco.write,
@@ -30,6 +49,7 @@ FORMATS: Mapping[str, Writer] = {
     "webdataset": web_dataset.write,
     "hf": hugging_face.write,
     "parquet": parquet.write,
+    "clip-retrieval": _clip_retrieval,
 }
 
 

@@ -167,7 +167,7 @@ def open_source(path: str, column: str | None = None) -> Source:
     table = open_table(path)
     if table is None:
         raise DatasetError(f"{path}: no table; write one with `tagline enrich`")
-    column = _vector_column(table, column)
+    column = vector_column(table, column)
     counts, errors = _key_counts(table, column)
     left_out = {"with an error": errors, "not embedded": counts.pop(None, 0)}
     if not counts:
@@ -227,7 +227,12 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     return batch[field.name].cast(field.type)
 
 
-def _vector_column(table: Table, column: str | None) -> str:
+def vector_column(table: Table, column: str | None) -> str:
+    """The column that an embedder wrote: the one named, or the only one.
+
+    Raises:
+        ConfigError: there is none such, or several and none is named.
+    """
     there = [
         field.name
         for field in table.schema

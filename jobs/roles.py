@@ -21,7 +21,6 @@ from schemas.enriched import ERROR, VERDICTS_TYPE
 from schemas.errors import TableError
 
 AGREEMENT = "agreement"  # in [0, 1]: what the models say of each other's answers
-TAG_FIELDS = frozenset({"label", "answer", "yes"})  # of an entry of a tagger's list
 TEXT_OPTIONS = {"entailment": "hypothesis", "matcher": "text"}  # the column an operator judges
 PROBABILITIES = {"entailment": "{}_yes", "matcher": "{}"}  # what it says of it
 
@@ -33,7 +32,7 @@ class Roles:
     """Which column of a table is what.
 
     Args:
-        sources: the columns of answers.
+        sources: the columns of answers but tags.
         texts: the column of text that an operator judged, by operator.
         keys: by which most healthy rows were computed, by operator.
         tags: columns of a tagger.
@@ -108,11 +107,12 @@ def roles_of(table: Table) -> Roles:
     keys = present_keys(table)
     descriptions = {name: read_description(table.path, key) for name, key in keys.items()}
     kinds = {one.name: one.type for one in table.schema}
+    found = sources_of(table.schema, judges_of(descriptions))
     return Roles(
-        sources=tuple(sources_of(table.schema, judges_of(descriptions))),
+        sources=tuple(one for one in found if one.kind != "tags"),
         texts=text_columns(descriptions),
         keys=keys,
-        tags=tuple(name for name, kind in kinds.items() if _is_tags(kind)),
+        tags=tuple(one.column for one in found if one.kind == "tags"),
         verdicts=tuple(name for name in kinds if kinds.get(f"{name}_verdicts") == VERDICTS_TYPE),
         agreement=pa.types.is_floating(kinds.get(AGREEMENT, pa.null())),
     )
@@ -161,8 +161,3 @@ def judges_of(descriptions: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[
         said = PROBABILITIES[descriptions[name]["operator"]].format(name)
         judges[text] = (*judges.get(text, ()), said)
     return judges
-
-
-def _is_tags(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
-    return is_list and {one.name for one in kind.value_type} >= TAG_FIELDS

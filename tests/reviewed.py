@@ -162,6 +162,7 @@ class Reviewed:
             ),
             "match": self.record({"operator": "matcher", "options": {"text": "caption"}}),
             "tags": self.record({"operator": "tagger", "options": {}}),
+            "embedding": self.record({"operator": "embedder", "options": {}}),
         }
 
     def record(self, description):

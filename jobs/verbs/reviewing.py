@@ -65,7 +65,8 @@ def export(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="`labelstudio`, `coco`, `fiftyone`, `webdataset`, `hf` or `parquet`.",
+            help="`labelstudio`, `coco`, `fiftyone`, `webdataset`, `hf`, `parquet` or "
+            "`clip-retrieval`.",
         ),
     ],
     out: Annotated[str, typer.Option(metavar="FOLDER", help="To write; new, or empty.")],
@@ -95,6 +96,7 @@ def export(
     - `webdataset`: tar shards of picture, `.txt` and `.json`
     - `hf`: an image folder with `metadata.parquet`, for `datasets.load_dataset`
     - `parquet`: the columns as they are, without pictures
+    - `clip-retrieval`: vectors as npy and metadata as Parquet, for FAISS and autofaiss
 
     Pictures are fetched again, under the policy of the job that wrote the table, and copied as they
     are. A row whose picture cannot be had is left out and listed in `FOLDER.failed.jsonl`. The

@@ -22,7 +22,7 @@ from operators.policy import Policy
 from tests.command import Command
 from tests.reviewed import HYPOTHESES, Reviewed
 
-FORMATS = ("labelstudio", "coco", "fiftyone", "webdataset", "hf", "parquet")
+FORMATS = ("labelstudio", "coco", "fiftyone", "webdataset", "hf", "parquet", "clip-retrieval")
 
 
 @pytest.fixture
