@@ -61,6 +61,7 @@ def allot(
         ConfigError: more is asked for than there is.
     """
     names = [operator.name for operator in operators]
+    resources = _with_remote(operators, resources)
     faults = _faults(names, resources, capacity)
     if faults:
         raise ConfigError(
@@ -74,6 +75,17 @@ def allot(
         actors = pool.actors or 1
         stages.append(Allotment(name, actors, actors, cpus[name], gpus[name], pool.batch))
     return {stage.name: _with_growth(stage, stages, resources, capacity) for stage in stages}
+
+
+def _with_remote(operators: Sequence[Operator], resources: Resources) -> Resources:
+    """One actor without a GPU for what asks a server, so that its limits are those of the job."""
+    pools = {}
+    for operator in operators:
+        if getattr(operator, "is_remote", False):
+            pool = resources.pool(operator.name)
+            least = {"actors": pool.actors or 1, "gpus": pool.gpus or 0.0}
+            pools[operator.name] = pool.model_copy(update=least)
+    return resources.model_copy(update=pools)
 
 
 def _faults(names: Sequence[str], resources: Resources, capacity: Capacity) -> list[str]:

@@ -49,7 +49,8 @@ class Operator(Protocol):
     """Adds columns to a table; cheap to build and to pickle, `load` reads the weights once.
 
     One that reads texts names their columns in an attribute `texts`, so that a column of another
-    type is refused before anything runs.
+    type is refused before anything runs. One that asks a server, rather than compute by itself, has
+    a true attribute `is_remote`: it gets no GPU, and one actor unless the job says otherwise.
     """
 
     name: str

@@ -72,6 +72,12 @@ def _acceptance() -> Factory:
     return Acceptance
 
 
+def _chat() -> Factory:
+    from operators.chat import Chat
+
+    return Chat
+
+
 CATALOG: Mapping[str, Callable[[], Factory]] = {
     "captioner": _captioner,
     "entailment": _entailment,
@@ -80,6 +86,7 @@ CATALOG: Mapping[str, Callable[[], Factory]] = {
     "tagger": _tagger,
     "agreement": _agreement,
     "acceptance": _acceptance,
+    "chat": _chat,
 }
 
 

@@ -7,6 +7,7 @@ through `Image.open`: only the six formats named here are ever parsed, the size 
 limit, and neither Pillow's global settings nor its warnings come into it.
 """
 
+import base64
 import io
 import struct
 from collections.abc import Callable, Sequence
@@ -106,6 +107,7 @@ _DAMAGE = (
 )  # what Pillow's plugins raise on damaged files; the last where warnings are errors
 _UNSUPPORTED_SIGNS = ("unknown pixel mode", "cannot handle", "nsupported", "not yet supported")
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_WEB_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 def decode(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
@@ -167,6 +169,26 @@ def name_ending(encoded: bytes) -> str:
         RowFault: as `decode` does.
     """
     return _ENDINGS[_recognised(encoded).name]
+
+
+def data_url(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> str:
+    """Writes an image file as a URL that holds the picture itself.
+
+    A JPEG, PNG or WebP that every reader shows as `decode` does goes as it is; one that is turned,
+    moves, or has other channels than RGB or grey goes as a PNG of what `decode` gives.
+
+    Raises:
+        RowFault: as `decode` does.
+    """
+    image = _open(encoded, pixel_limit)
+    media_type = _WEB_TYPES.get(str(image.format))
+    is_still = getattr(image, "n_frames", 1) == 1
+    is_plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    if not (media_type and is_still and is_plain and _orientation(image) == 1):
+        png = io.BytesIO()
+        decode(encoded, pixel_limit=pixel_limit).save(png, "PNG")
+        encoded, media_type = png.getvalue(), "image/png"
+    return f"data:{media_type};base64,{base64.b64encode(encoded).decode()}"
 
 
 def decode_column(column: pa.ChunkedArray, *, pixel_limit: int = PIXEL_LIMIT) -> "DecodedImages":

@@ -5,6 +5,8 @@ says which version of the operator computed a row. Columns in flight travel with
 reach the table.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 IMAGE_ID = "image_id"
@@ -136,3 +138,14 @@ def acceptance_schema(name: str) -> pa.Schema:
     return pa.schema(
         [(name, pa.string()), (f"{name}_reason", pa.string()), (f"{name}_verdicts", VERDICTS_TYPE)]
     )
+
+
+def chat_schema(name: str, fields: Mapping[str, pa.DataType] | None) -> pa.Schema:
+    """What a chat model's answers become: a text, or a column a field; and the tokens it took."""
+    answers = (
+        [(name, pa.string())]
+        if fields is None
+        else [(f"{name}_{field}", kind) for field, kind in fields.items()]
+    )
+    tokens = [(f"{name}_prompt_tokens", pa.int32()), (f"{name}_completion_tokens", pa.int32())]
+    return pa.schema([*answers, *tokens])

@@ -81,3 +81,18 @@ def test_a_whole_that_no_single_machine_has_is_refused():
 
     with pytest.raises(ConfigError, match="caption asks for 8 CPUs on one machine"):
         given(cluster, caption={"cpus": 8})
+
+
+def test_what_asks_a_server_has_one_actor_and_no_gpu_unless_it_is_given_them():
+    asking = Brightness(name="ask")
+    asking.is_remote = True
+    resources = {"ask": {"actors": 3, "gpus": 0.2}}
+
+    def allotted(**pools: dict[str, float]) -> dict[str, Allotment]:
+        wishes = Resources.model_validate(pools)
+        return allot([*OPERATORS, asking], wishes, machine(16, 1), where="this machine")
+
+    plain, wished = allotted(), allotted(**resources)
+    assert (plain["ask"].most_actors, plain["ask"].gpus) == (1, 0)
+    assert plain["caption"].gpus == 0.33
+    assert (wished["ask"].actors, wished["ask"].most_actors, wished["ask"].gpus) == (3, 3, 0.2)
