@@ -6,10 +6,12 @@ does not pay for the others.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from operators.base import Operator
+from operators.imported import build_imported, import_operator
 from schemas.config import JobConfig, OperatorConfig, nearest, parse_config
 from schemas.config import read_config as read_checked_config
 from schemas.enriched import (
@@ -166,13 +168,19 @@ def _build(
     catalog: Mapping[str, Callable[[], Factory]],
 ) -> Operator:
     """Builds an operator, then once more with the keys of what it turned out to read."""
-    factory = catalog[entry.use]()
+    factory = _factory(entry.use, catalog)
+    build = factory if entry.use in catalog else partial(build_imported, factory, entry.use)
     given = entry.options if entry.model is None else {"model": entry.model, **entry.options}
-    operator: Operator = factory(**given, name=name)
+    operator: Operator = build(**given, name=name)
     upstream = {column: written[column] for column in operator.reads if column in written}
     if upstream:
-        operator = factory(**given, name=name, upstream_keys=upstream)
+        operator = build(**given, name=name, upstream_keys=upstream)
     return operator
+
+
+def _factory(use: str, catalog: Mapping[str, Callable[[], Factory]]) -> Factory:
+    """The class of an operator: of the catalog, or imported by `package.module:Class`."""
+    return catalog[use]() if use in catalog else import_operator(use)
 
 
 def _checker(
@@ -180,15 +188,24 @@ def _checker(
 ) -> Callable[[str, Mapping[str, Any]], list[str]]:
     def check(name: str, entry: Mapping[str, Any]) -> list[str]:
         use = entry["use"]
-        if use not in catalog:
-            return [f"no operator {use!r} to use; {nearest(use, catalog)}"]
-        return _option_faults(use, catalog[use](), entry)
+        if use not in catalog and ":" not in use:
+            known = f"{nearest(use, catalog)}, or a class of your own: package.module:Class"
+            return [f"no operator {use!r} to use; {known}"]
+        try:
+            factory = _factory(use, catalog)
+        except ConfigError as error:
+            return [str(error)]
+        return _option_faults(use, factory, entry)
 
     return check
 
 
 def _option_faults(use: str, factory: Factory, entry: Mapping[str, Any]) -> list[str]:
-    parameters = inspect.signature(factory).parameters
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
     options = [name for name in parameters if name not in GIVEN]
     faults = [
         f"{use} has no option {key!r}; {nearest(str(key), options)}"
