@@ -206,7 +206,7 @@ def _attempt(change: _Change, table: Table | None) -> int:
     remove = _remove_actions(change, table)
     added = [field for field in change.plan.schema if field.name not in table.schema.names]
     if added:
-        put_entry(table, added, transaction=change.transaction, add=change.add, remove=remove)
+        put_entry(table, added, transactions=[change.transaction], add=change.add, remove=remove)
     else:
         table.delta.create_write_transaction(
             [*change.add, *remove], "append", table.delta.schema(), commit_properties=properties

@@ -74,6 +74,12 @@ class ImageIndex:
         rows = self._answer(nearest(self._stored, vector, limit), where, DISTANCE)
         return _hits(rows, 1 - rows[DISTANCE].to_numpy(), vector)
 
+    def near_ids(self, vector: Vector, *, limit: int) -> tuple[list[str], Vector]:
+        """Gives image_ids and cosines of the images nearest to a vector, the nearest first."""
+        query = nearest(self._stored, vector, limit).select([IMAGE_ID, DISTANCE])
+        rows = query.to_arrow().sort_by(DISTANCE)
+        return rows[IMAGE_ID].to_pylist(), 1 - rows[DISTANCE].to_numpy()
+
     def with_words(self, text: str, *, limit: int, where: str | None = None) -> list[Hit]:
         """Finds the images whose captions or tags have words of a text; score is BM25."""
         return self._with_words(text, limit, where)

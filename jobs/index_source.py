@@ -109,6 +109,16 @@ class Source:
                 if wanted.num_rows:
                     yield from self._stored(database, wanted, schema).to_batches()
 
+    def vectors(self) -> Iterator[pa.Table]:
+        """The image_id and the vector of every row that is to be found, a batch at a time.
+
+        Raises:
+            TableError: a vector has another length than the others.
+        """
+        kind = pa.list_(pa.float32(), self.dimension())
+        for rows in self._rows(self.table.files, [IMAGE_ID, ERROR, *self._vector_columns]):
+            yield pa.table({IMAGE_ID: rows[IMAGE_ID], VECTOR: self._vectors(rows, kind)})
+
     def dimension(self) -> int:
         """How many numbers a vector has."""
         for rows in self._rows(self.table.files, [IMAGE_ID, ERROR, *self._vector_columns]):
@@ -198,6 +208,15 @@ def open_source(path: str, column: str | None = None) -> Source:
     )
 
 
+def vector_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a table that embedders wrote."""
+    return [
+        field.name
+        for field in schema
+        if field.type == VECTORS_TYPE and key_column(field.name) in schema.names
+    ]
+
+
 def read_files(
     table: Table, files: Sequence[DataFile], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
@@ -233,11 +252,7 @@ def vector_column(table: Table, column: str | None) -> str:
     Raises:
         ConfigError: there is none such, or several and none is named.
     """
-    there = [
-        field.name
-        for field in table.schema
-        if field.type == VECTORS_TYPE and key_column(field.name) in table.schema.names
-    ]
+    there = vector_columns(table.schema)
     if column in there:
         return str(column)
     found = f"embedders wrote {', '.join(there)}" if there else "no embedder wrote any"

@@ -22,7 +22,7 @@ def put_entry(
     table: Table,
     columns: Sequence[pa.Field],
     *,
-    transaction: Transaction,
+    transactions: Sequence[Transaction],
     add: Sequence[AddAction],
     remove: Sequence[RemoveAction],
 ) -> None:
@@ -31,7 +31,7 @@ def put_entry(
     Args:
         table: held at the version that the entry follows.
         columns: to be added to its schema.
-        transaction: that the entry carries.
+        transactions: that the entry carries.
         add: data files.
         remove: data files.
 
@@ -54,8 +54,8 @@ def put_entry(
                 "configuration": metadata.configuration,
             }
         },
-        {"txn": {"appId": transaction.app_id, "version": transaction.version}},
     ]
+    actions += [{"txn": {"appId": one.app_id, "version": one.version}} for one in transactions]
     actions += [{"add": _add_json(file)} for file in add]
     actions += [{"remove": _remove_json(file)} for file in remove]
     data = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)

@@ -16,6 +16,7 @@ from schemas.config import JobConfig, OperatorConfig, nearest, parse_config
 from schemas.config import read_config as read_checked_config
 from schemas.enriched import (
     ATTEMPTS,
+    DUPLICATE_OF,
     ENRICHED_AT,
     ERROR,
     FETCHED_SCHEMA,
@@ -29,7 +30,7 @@ from schemas.errors import ConfigError, TaglineError
 
 Factory = Callable[..., Any]
 GIVEN = ("self", "model", "name", "upstream_keys")  # constructor arguments that are no options
-RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT, IS_DUE, ATTEMPTS})
+RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT, DUPLICATE_OF, IS_DUE, ATTEMPTS})
 
 
 def _captioner() -> Factory:

@@ -22,13 +22,14 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.enriched import ATTEMPTS, ENRICHED_AT, ERROR, IMAGE_ID, IS_DUE, URI
+from schemas.enriched import ATTEMPTS, DUPLICATE_OF, ENRICHED_AT, ERROR, IMAGE_ID, IS_DUE, URI
 from schemas.errors import ConfigError
 
 FETCH = "fetch"  # the stage that fetches images: may have resources, no operator may be called so
 OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RESERVED_NAMES = frozenset(
-    {FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, IS_DUE, ATTEMPTS}
+    {FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, DUPLICATE_OF}
+    | {IS_DUE, ATTEMPTS}
 )
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -13,6 +13,7 @@ IMAGE_ID = "image_id"
 URI = "uri"
 ERROR = "error"
 ENRICHED_AT = "enriched_at"
+DUPLICATE_OF = "duplicate_of"  # written by `tagline duplicates`, carried along by `enrich`
 IMAGE_SHA256 = "image_sha256"
 IMAGE_WIDTH = "image_width"
 IMAGE_HEIGHT = "image_height"

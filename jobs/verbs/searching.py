@@ -1,4 +1,4 @@
-"""The verbs that find images: index, search."""
+"""The verbs that find images: index, search, duplicates."""
 
 from typing import Annotated, Literal
 
@@ -140,3 +140,49 @@ def search(
         typer.echo(line)
     if not all(isinstance(answer, Hit) for answer in found.answers):
         raise typer.Exit(1)
+
+
+@app.command(no_args_is_help=True)
+def duplicates(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
+    ],
+    similarity: Annotated[
+        float,
+        typer.Option(help="Cosine of embeddings from which on pictures are near.", min=0, max=1),
+    ] = 0.95,
+    column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which embedder's vectors, where there are several."),
+    ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Ask this index, made by `tagline index` of the table as it is now, for the 100 "
+            "nearest of each picture, instead of comparing all pairs. Needed above 100,000.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what is found; write nothing.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Mark pictures that are in a table more than once, or nearly so.
+
+    Pictures whose files have the same bytes, or whose embeddings are near, are a group, and so is
+    what is linked through others. The smallest image_id stands for its group; the column
+    `duplicate_of` of the others names it and is null elsewhere. It is written in one commit, only
+    to files in which it changes, and nothing else is touched: `enrich` has nothing to do then, and
+    keeps the column. Run it again after `enrich`. Without embeddings only the same bytes count.
+
+    JSON: `{"identical": groups,"near": groups,"rows": duplicates,"version"}`; `near` is null in a
+    table without embeddings.
+    """
+    from jobs import duplicates as job
+
+    found = job.run(table, similarity=similarity, column=column, index=index, is_dry=dry_run)
+    if json_:
+        print_json(found.to_json())
+    else:
+        typer.echo("\n".join(job.lines(found, is_dry=dry_run)))
