@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from operators.columns import (
     with_columns,
     with_errors,
 )
+from operators.repeats import first_alike
 from schemas.enriched import (
     ERROR,
     IMAGE_ENCODED,
@@ -91,8 +93,10 @@ def apply(
 
     Stale is a row whose key column is not the operator's key. A failing batch is halved until the
     bad rows stand alone and carry the error; rows named by `RowFaults` are taken out at once. Out
-    of memory halves it too. A due row that failed at an earlier stage is not computed: what an
-    older run left in this operator's columns is nulled.
+    of memory halves it too. Of rows with the same image, told by `image_sha256`, and the same
+    values of all else that is read, one is computed and its results are copied. A due row that
+    failed at an earlier stage is not computed: what an older run left in this operator's columns
+    is nulled.
 
     Args:
         operator: loaded by the first call that has a row to compute.
@@ -123,8 +127,11 @@ def apply(
     if len(stale):
         operator.load()
         needed = _needed(operator, table, fetch)
-        for start in range(0, len(stale), rows):
-            _compute(operator, needed, stale[start : start + rows], fetch=fetch, outcome=outcome)
+        firsts = first_alike(table, stale, operator.reads)
+        is_repeat = firsts != stale
+        compute = partial(_compute, operator, needed, rows=rows, fetch=fetch, outcome=outcome)
+        compute(stale[~is_repeat])
+        compute(_copy(outcome, stale[is_repeat], firsts[is_repeat]))
     return _merge(operator, table, outcome)
 
 
@@ -169,11 +176,13 @@ def _compute(
     table: pa.Table,
     positions: Positions,
     *,
+    rows: int,
     fetch: Fetch | None,
     outcome: _Outcome,
 ) -> None:
-    """Computes a micro-batch, and what each failure leaves of it, until all rows are settled."""
-    waiting = [positions]
+    """Computes micro-batches, and what each failure leaves of one, until all rows are settled."""
+    starts = range(0, len(positions), rows)
+    waiting = [positions[start : start + rows] for start in reversed(starts)]
     while waiting:
         batch = waiting.pop()
         if not len(batch):
@@ -193,6 +202,23 @@ def _compute(
         else:
             half = (len(batch) + 1) // 2
             waiting += [batch[half:], batch[:half]]
+
+
+def _copy(outcome: _Outcome, repeats: Positions, firsts: Positions) -> Positions:
+    """Gives repeated rows the results of the first ones.
+
+    Returns:
+        The rows whose first one failed: each is to be tried by itself, and have its own error.
+    """
+    computed = np.concatenate([np.empty(0, np.int64), *outcome.positions])
+    row_of = {position: row for row, position in enumerate(computed.tolist())}
+    rows = np.array([row_of.get(first, -1) for first in firsts.tolist()], np.int64)
+    has_result = rows >= 0
+    if has_result.any():
+        results = pa.concat_tables(outcome.results)
+        outcome.positions.append(repeats[has_result])
+        outcome.results.append(results.take(rows[has_result]))
+    return repeats[~has_result]
 
 
 def _attempt(

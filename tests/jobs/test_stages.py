@@ -13,7 +13,7 @@ from jobs.stages import ShardState, Work, run_stage
 from operators.fetcher import Fetcher
 from operators.matcher import Matcher
 from operators.policy import Policy
-from tests import mplug, tiny
+from tests import mplug, plain_jobs, tiny
 
 LONG = "cat " * 30
 
@@ -51,3 +51,23 @@ def test_a_run_says_how_many_texts_were_cut(caplog):
     with caplog.at_level(logging.WARNING):
         _tell_cuts([PartReport.from_json(report.to_json()) for report in reports])
     assert caplog.messages == ["event=texts_cut operator=match rows=5"]
+
+
+def test_512_rows_of_8_pictures_are_computed_8_times_and_counted_512_times(tmp_path, monkeypatch):
+    plain_jobs.write_pictures(tmp_path, range(8))
+    uris = [str(tmp_path / f"{number % 8}.png") for number in range(512)]
+    brightness = plain_jobs.Brightness()
+    asked, compute = [], plain_jobs.Brightness.__call__
+
+    def counting(self, table):
+        asked.append(table.num_rows)
+        return compute(self, table)
+
+    monkeypatch.setattr(plain_jobs.Brightness, "__call__", counting)
+    fetcher = Fetcher([brightness], Policy(roots=(str(tmp_path),)))
+    work = Work(plan=None, operators=(brightness,), fetcher=fetcher)
+    shard = Shard("0", rows=512, due=512, images=512, image_bytes=0, file="0", row_group=0)
+    state = run_stage(work, "fetch", ShardState(shard, pa.table({"uri": uris})))
+    state = run_stage(work, "brightness", state)
+    assert (asked, state.computed) == ([8], {"brightness": 512})
+    assert state.table["brightness"].to_pylist() == [float(number % 8) for number in range(512)]
