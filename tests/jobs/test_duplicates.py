@@ -8,7 +8,7 @@ from deltalake import DeltaTable, Field
 from deltalake.schema import PrimitiveType
 
 from jobs import duplicates, index, rewriting
-from jobs.commit import commit
+from jobs.commit import commit, commit_portion
 from jobs.plan import open_manifest, plan, policy_of
 from jobs.table import open_table
 from operators.catalog import build_operators
@@ -32,6 +32,14 @@ def enrich(folder, **given):
         plain_run.run(made, operators, fetcher=Fetcher(operators, policy_of(config)))
         commit(made)
     return made
+
+
+def planned(folder, **given):
+    """What a job would do."""
+    config = plain_jobs.config(folder, **given)
+    columns = open_manifest(config).schema.names
+    operators = build_operators(config, columns, catalog=plain_jobs.CATALOG)
+    return plan(config, operators, write=False)
 
 
 @pytest.fixture
@@ -83,6 +91,31 @@ def test_twice_is_once(photos):
 def test_enrich_has_nothing_to_do_afterwards(photos):
     duplicates.run(str(photos / "table"))
     assert enrich(photos).is_empty  # the row of `lost.png` is settled, as it was before
+
+
+def test_what_was_tried_on_a_failed_row_is_still_known(photos):
+    for factor in (2.0, 3.0):
+        enrich(photos, scaled={"of": "number", "broken": 3.0, "factor": factor})
+    before = planned(photos, scaled={"of": "number", "factor": 2.0}).counts
+    duplicates.run(str(photos / "table"))
+    after = planned(photos, scaled={"of": "number", "factor": 2.0}).counts
+    assert (after, after.recomputed) == (before, 9)  # it was last tried with 3
+
+
+def test_a_run_whose_rows_were_marked_meanwhile_plans_anew(tmp_path):
+    config = plain_jobs.config(tmp_path, count=64)
+    uris = dict.fromkeys(range(64), "0.png")
+    plain_jobs.write_manifest(tmp_path / "photos", range(64), uris=uris)
+    operators = build_operators(config, ["image_id", "uri", "number"], catalog=plain_jobs.CATALOG)
+    made = plan(config, operators, actors=4)
+    plain_run.run(made, operators, fetcher=Fetcher(operators, policy_of(config)))
+    commit_portion(made, made.shards[:1])
+    duplicates.run(str(tmp_path / "table"))
+    with pytest.raises(RunError, match=r"another writer added image_id .* run the same command"):
+        commit(made)
+    enrich(tmp_path)
+    assert len(plain_jobs.table_rows(tmp_path)) == 64
+    assert duplicates.run(str(tmp_path / "table")).rows == 63
 
 
 def test_a_table_without_duplicates_gets_the_column_once(tmp_path):
