@@ -8,6 +8,7 @@ stands for all, and `duplicate_of` of the others names it.
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,8 @@ class _Pictures:
     copies: Rows
 
     def numbers(self, ids: pa.Array | pa.ChunkedArray) -> Rows:
-        """The numbers of rows by their ids; rows that the table does not have are left out."""
-        found = pc.index_in(ids, value_set=self.ids.combine_chunks()).drop_null()
+        """The numbers of rows by their ids, all of which are in the table."""
+        found = pc.index_in(ids, value_set=self.ids.combine_chunks())
         return np.asarray(found.to_numpy(), np.int64)
 
 
@@ -194,20 +195,20 @@ def _near_by_index(pictures: _Pictures, source: Source, similarity: float, path:
     """Asks an index for the neighbours of each picture, copies once."""
     index = ImageIndex(path)
     _check_index(index, source)
-    roots = pictures.copies
+    roots, first = pictures.copies, pictures.copies
+    copies = np.bincount(first)  # of each picture, by its first row; they are the nearest to it
+
+    def near(row: int, vector: Vectors) -> list[str]:
+        ids, cosines = index.near_ids(vector, limit=NEIGHBOURS + int(copies[first[row]]))
+        return ids[: int(np.count_nonzero(cosines >= similarity - ROUNDING))]
+
     with ThreadPoolExecutor(ASKING) as pool:
         for rows, vectors in _first_vectors(pictures, source):
-            found = list(pool.map(lambda one: _neighbours(index, one, similarity), vectors))
-            near = [pictures.numbers(pa.array(ids, pa.string())) for ids in found]
-            left = np.repeat(rows, [len(one) for one in near])
-            roots = joined(roots, left, np.concatenate([rows[:0], *near]))
+            found = list(pool.map(near, rows, vectors))
+            left = np.repeat(rows, [len(ids) for ids in found])
+            right = pictures.numbers(pa.array(chain.from_iterable(found), pa.string()))
+            roots = joined(roots, left, right)
     return roots
-
-
-def _neighbours(index: ImageIndex, vector: Vectors, similarity: float) -> list[str]:
-    """The ids of the nearest pictures that are near enough."""
-    ids, cosines = index.near_ids(vector, limit=NEIGHBOURS)
-    return ids[: int(np.count_nonzero(cosines >= similarity - ROUNDING))]
 
 
 def _check_index(index: ImageIndex, source: Source) -> None:

@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Field
+from deltalake import DeltaTable, Field, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from jobs import duplicates, index, rewriting
@@ -63,6 +64,14 @@ def version(folder):
 
 def embedded(folder, vectors):
     return EnrichedTable(folder, [f"picture {n}" for n in range(len(vectors))], vectors)
+
+
+def with_shas(folder, shas):
+    """Writes a table anew with the sha256 of some images."""
+    rows = DeltaTable(str(folder)).to_pyarrow_table()
+    column = pa.array([shas.get(one) for one in rows["image_id"].to_pylist()], pa.string())
+    rows = rows.append_column("image_sha256", column)
+    write_deltalake(str(folder), rows, mode="overwrite", schema_mode="overwrite")
 
 
 IDENTICAL = {"id-00003": "id-00001", "id-00007": "id-00001", "id-00008": "id-00002"}
@@ -169,6 +178,20 @@ def test_an_index_finds_what_all_pairs_find(tmp_path):
     )
     assert 0 < exact.rows < 39
     assert asked == exact
+
+
+def test_many_copies_of_a_picture_do_not_hide_what_is_near_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 2)
+    table = embedded(tmp_path / "table", NEAR[:4])
+    table.append([table.row(n, "a copy", NEAR[n % 2 * 2]) for n in range(10, 50)])
+    numbers = [0, 2, *range(10, 50)]
+    with_shas(
+        table.folder, {f"image-{n}": "second" if n == 2 or n % 2 else "first" for n in numbers}
+    )
+    index.run(str(table.folder), str(tmp_path / "index"))
+    found = duplicates.run(str(table.folder), similarity=0.98, index=str(tmp_path / "index"))
+    assert (found.identical, found.near, found.rows) == (2, 1, 41)
+    assert set(marks(table.folder).values()) == {"image-0"}
 
 
 def test_an_index_of_an_older_table_is_refused(tmp_path):
