@@ -159,7 +159,7 @@ def duplicates(
         str | None,
         typer.Option(
             metavar="INDEX",
-            help="Ask this index, made by `tagline index` of the table as it is now, for the 100 "
+            help="Ask this index, made by `tagline index` of the table as it is now, for the 20 "
             "nearest of each picture, instead of comparing all pairs. Needed above 100,000.",
         ),
     ] = None,
