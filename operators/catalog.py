@@ -12,7 +12,16 @@ from typing import Any
 
 from operators.base import Operator
 from operators.imported import build_imported, import_operator
-from schemas.config import JobConfig, OperatorConfig, nearest, parse_config
+from schemas.config import (
+    ChainConfig,
+    JobConfig,
+    OperatorConfig,
+    ServedConfig,
+    nearest,
+    parse_as,
+    parse_config,
+    read_document,
+)
 from schemas.config import read_config as read_checked_config
 from schemas.enriched import (
     ATTEMPTS,
@@ -103,6 +112,17 @@ def read_config(
     return read_checked_config(path, overrides, check=_checker(catalog))
 
 
+def read_served_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    catalog: Mapping[str, Callable[[], Factory]] = CATALOG,
+) -> ServedConfig:
+    """Reads the config of a server as `read_config` reads a job's; no manifest is needed."""
+    document = read_document(path)
+    return parse_as(ServedConfig, document, overrides, where=str(path), check=_checker(catalog))
+
+
 def check_document(
     document: Any, *, catalog: Mapping[str, Callable[[], Factory]] = CATALOG
 ) -> JobConfig:
@@ -118,7 +138,7 @@ def entry_faults(
 
 
 def build_operators(
-    config: JobConfig,
+    config: ChainConfig,
     manifest_columns: Iterable[str],
     *,
     catalog: Mapping[str, Callable[[], Factory]] = CATALOG,

@@ -7,14 +7,12 @@ is checked by the function given as `check`; `operators.catalog.read_config` giv
 import difflib
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -24,6 +22,9 @@ from pydantic import (
 
 from schemas.enriched import ATTEMPTS, DUPLICATE_OF, ENRICHED_AT, ERROR, IMAGE_ID, IS_DUE, URI
 from schemas.errors import ConfigError
+from schemas.sections import Duration
+from schemas.sections import Strict as Strict  # for the modules that take it from here
+from schemas.serving import ServeConfig
 
 FETCH = "fetch"  # the stage that fetches images: may have resources, no operator may be called so
 OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -32,7 +33,6 @@ RESERVED_NAMES = frozenset(
     | {IS_DUE, ATTEMPTS}
 )
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 PLAIN_FAULTS = {  # pydantic's kinds of fault in the words of YAML
     "model_type": "it must be {}a mapping",
@@ -44,24 +44,7 @@ PLAIN_FAULTS = {  # pydantic's kinds of fault in the words of YAML
 }
 
 CheckOperator = Callable[[str, Mapping[str, Any]], list[str]]
-
-
-def _duration(value: object) -> object:
-    """Reads `30m`, `1h`; everything else is pydantic's to judge."""
-    found = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value) if isinstance(value, str) else None
-    )
-    if found:
-        return timedelta(seconds=float(found[1]) * UNIT_SECONDS[found[2]])
-    if isinstance(value, timedelta):
-        return value
-    raise ValueError("give a number with its unit, such as 30m, 1h or 90s")
-
-
-class Strict(BaseModel):
-    """A section that refuses keys it does not know, and never changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Parsed = TypeVar("Parsed", bound="ChainConfig")
 
 
 class ManifestConfig(Strict):
@@ -74,7 +57,7 @@ class ManifestConfig(Strict):
     """
 
     path: str = Field(min_length=1)
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
 
 
 class OperatorConfig(BaseModel):
@@ -159,18 +142,32 @@ class Allow(Strict):
 class CommitConfig(Strict):
     """When finished shards are committed: at the end, or also every so often (`1h`)."""
 
-    every: Annotated[timedelta, BeforeValidator(_duration)] | None = None
+    every: Duration | None = None
 
 
-class JobConfig(Strict):
-    """A whole job; see ARCHITECTURE.md for an example."""
+class ChainConfig(Strict):
+    """Operators and what they may use: what a job and a server have in common."""
 
-    manifest: ManifestConfig
-    table: str = Field(min_length=1)
     operators: dict[str, OperatorConfig] = Field(min_length=1)
     resources: Resources = Resources()
     limits: Limits = Limits()
     allow: Allow = Allow()
+    serve: ServeConfig = ServeConfig()
+
+
+class ServedConfig(ChainConfig):
+    """A server; a job's manifest, table and commits may stand in the same file and are not read."""
+
+    manifest: Any = None
+    table: Any = None
+    commit: Any = None
+
+
+class JobConfig(ChainConfig):
+    """A whole job; see ARCHITECTURE.md for an example."""
+
+    manifest: ManifestConfig
+    table: str = Field(min_length=1)
     commit: CommitConfig = CommitConfig()
 
     @model_validator(mode="before")
@@ -222,14 +219,27 @@ def parse_config(
     check: CheckOperator | None = None,
 ) -> JobConfig:
     """Checks a config that is already a mapping; arguments and errors as of `read_config`."""
+    return parse_as(JobConfig, document, overrides, where=where, check=check)
+
+
+def parse_as(
+    kind: type[Parsed],
+    document: Any,
+    overrides: Sequence[str] = (),
+    *,
+    where: str = "config",
+    check: CheckOperator | None = None,
+) -> Parsed:
+    """Checks a mapping as a config of some kind; the rest as of `parse_config`."""
     if not isinstance(document, dict):
-        raise ConfigError(f"{where}: a job config is a mapping with manifest, table and operators")
+        needed = [name for name, field in kind.model_fields.items() if field.is_required()]
+        raise ConfigError(f"{where}: a job config is a mapping with {', '.join(needed)}")
     document = overridden(document, overrides)
     faults = _name_faults(document)
     if check:
         faults += _operator_faults(document, check)
     try:
-        config = JobConfig.model_validate(document)
+        config = kind.model_validate(document)
     except ValidationError as error:
         faults = [_described(fault, document) for fault in error.errors()] + faults
     if faults:
@@ -352,6 +362,7 @@ def _fields_at(location: list[str]) -> list[str]:
         "allow": Allow,
         "commit": CommitConfig,
         "resources": Pool,
+        "serve": ServeConfig,
     }
     section = sections.get(location[0], JobConfig) if location else JobConfig
     return list(section.model_fields)

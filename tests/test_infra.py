@@ -7,7 +7,7 @@ import yaml
 
 import jobs.scenes
 from jobs.training_rows import read_splits
-from operators.catalog import check_document, read_config
+from operators.catalog import check_document, read_config, read_served_config
 from operators.finetuning.recipes import recipe_of
 from operators.models.checkpoint import resolve
 from schemas.finetune import read_finetune_config
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 EVERY = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
 TRAININGS = [path for path in EVERY if path.name.startswith("finetune-")]
 RETRAININGS = [path for path in TRAININGS if path.name.startswith("finetune-embedded-")]
-EXAMPLES = [path for path in EVERY if path not in TRAININGS]
+SERVERS = [path for path in EVERY if path.name.startswith("serve")]
+EXAMPLES = [path for path in EVERY if path not in [*TRAININGS, *SERVERS]]
 
 
 @pytest.fixture
@@ -54,6 +55,13 @@ def test_an_embedded_model_is_retrained_on_what_scenes_writes(path, scenes):
 
 def test_each_embedded_model_has_a_config_that_retrains_it():
     assert len(RETRAININGS) == len(NAMES)
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.name)
+def test_a_server_begins_with_its_command_and_is_a_config(path):
+    name = path.relative_to(ROOT)
+    assert path.read_text().splitlines()[0] == f"# tagline serve {name}"
+    assert read_served_config(path).operators
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

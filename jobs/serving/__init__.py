@@ -1,0 +1,1 @@
+"""What `tagline serve` is made of: a door, routes, questions, and the operators behind them."""
