@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from jobs.cluster import connected
 from jobs.resources import allot
 from jobs.serving.application import Service, build_application
-from jobs.serving.chain import Backend, Chain, Link, build_chain, column_types
+from jobs.serving.chain import Chain, Link, build_chain, column_types
 from jobs.serving.door import is_loopback
 from jobs.serving.figures import Figures
 from jobs.serving.questions import Fetch, Reader
-from jobs.serving.search import Searcher
+from jobs.serving.search import Searcher, open_searcher
 from operators.fetcher import Fetcher
 from operators.policy import Policy
 from schemas.config import ServedConfig
@@ -71,6 +71,7 @@ def run(config: ServedConfig, told: Callable[[Ready], None], *, address: str | N
     """
     tokens = read_tokens(config.serve.host)
     operators, links = build_chain(config)
+    searcher = open_searcher(config.serve.index, operators)
     with listening(config.serve.host, config.serve.port) as socket_, connected(address) as capacity:
         from jobs.serving.deployments import Deployed, deploy, withdraw
 
@@ -84,7 +85,8 @@ def run(config: ServedConfig, told: Callable[[Ready], None], *, address: str | N
             max_queued_requests=limit,
         )
         figures = Figures()
-        app = application(config, links, Deployed(handles, figures, limit), figures, tokens)
+        chain = Chain(links, Deployed(handles, figures, limit))
+        app = application(config, chain, figures, tokens=tokens, searcher=searcher)
         try:
             host, port = socket_.getsockname()[:2]
             ready = Ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", links)
@@ -140,21 +142,22 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def application(
     config: ServedConfig,
-    links: Sequence[Link],
-    backend: Backend,
+    chain: Chain,
     figures: Figures,
+    *,
     tokens: list[str],
+    searcher: Searcher | None,
 ) -> "ASGIApp":
     """Builds the HTTP application of a config over operators that run somewhere."""
     service = Service(
-        chain=Chain(links, backend),
+        chain=chain,
         reader=Reader(
             image_bytes=config.limits.image_bytes,
             pixel_limit=config.limits.image_pixels,
             upload_timeout=config.serve.upload_timeout,
             fetch=url_reader(config),
         ),
-        searcher=Searcher.of(config.serve.index),
+        searcher=searcher,
         figures=figures,
         timeout=config.serve.timeout,
     )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -24,7 +24,9 @@ from jobs.serving.door import Door
 from jobs.serving.figures import Figures
 from jobs.serving.questions import Question, Reader
 from jobs.serving.refusals import Refusal
-from jobs.serving.search import Searcher
+
+if TYPE_CHECKING:
+    from jobs.serving.search import Searcher
 
 PAGE = Path(__file__).parent / "page.html"
 PAGE_POLICY = (  # the page is one file and talks to this server alone
@@ -41,14 +43,14 @@ class Service:
     Args:
         chain: the operators.
         reader: of questions.
-        searcher: of the index.
+        searcher: of the index; None where the config names none.
         figures: what is counted.
         timeout: from a question's last byte to its answer.
     """
 
     chain: Chain
     reader: Reader
-    searcher: Searcher
+    searcher: "Searcher | None"
     figures: Figures
     timeout: timedelta
 
@@ -134,7 +136,11 @@ def _add_tags_and_search(app: FastAPI, service: Service) -> None:
     @app.post("/v1/search", **openapi.route("search"))
     async def search(request: Request) -> Any:
         """Find the enriched images nearest to a text or an image."""
-        return await service.answer(request, service.searcher.answer)
+        searcher = service.searcher
+        if searcher is None:
+            message = "this server's config names no index; give it one: serve: {index: PATH}"
+            raise Refusal(404, "no_index", message)
+        return await service.answer(request, lambda asked: searcher.answer(service.chain, asked))
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
@@ -145,12 +151,13 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/operators", **openapi.OPERATORS)
     async def known() -> Any:
-        """Name the operators of the config, and whether there is an index."""
+        """Name the operators of the config, and the columns of captions of its index."""
         links = service.chain.links.values()
         operators = {
             link.name: {"use": link.use, "reads_text": link.said is not None} for link in links
         }
-        return {"operators": operators, "search": service.searcher.is_there}
+        index = service.searcher and {"captions": service.searcher.captions}
+        return {"operators": operators, "index": index}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Any:

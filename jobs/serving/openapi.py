@@ -13,6 +13,7 @@ CAPTION = {"image": "a.png", "text": "a red apple", "score": -0.12, "alternative
 ODDS = {"label": "yes", "yes": 0.98, "no": 0.01, "maybe": 0.01}
 MATCH = {"image": "a.png", "text": "a red apple", "score": 0.97, "similarity": 0.41}
 TAG = {"label": "apple", "answer": "yes", "yes": 0.97, "similarity": 0.4}
+HIT = {"image_id": "7", "uri": "7.png", "score": 0.03, "similarity": 0.41}
 EXAMPLES: dict[str, tuple[dict[str, Any], Any]] = {  # a question and its answer, by route
     "caption": ({"image": PIXEL}, CAPTION),
     "entailment": (
@@ -28,7 +29,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Any]] = {  # a question and its answer
     "tags": ({"image": PIXEL}, {"image": "a.png", "tags": [TAG]}),
     "search": (
         {"text": "红色的苹果", "limit": 3},
-        {"answers": [{"image_id": "7", "score": 0.8, "caption": "a red apple"}]},
+        {"answers": [{**HIT, "caption": "a red apple"}]},
     ),
 }
 ERROR = {"error": {"code": "not_an_image", "message": "the file begins with b'GIF…'"}}
@@ -52,7 +53,7 @@ OPERATORS: dict[str, Any] = {
                 "application/json": {
                     "example": {
                         "operators": {"caption": {"use": "captioner", "reads_text": False}},
-                        "search": False,
+                        "index": None,
                     }
                 }
             }

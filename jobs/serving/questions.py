@@ -43,6 +43,7 @@ class Body(Strict):
         premise: what is known besides the image.
         operator: a name of the config; the first of the right kind when absent.
         limit: of a search.
+        pictures: whether a search gives small pictures too, as data URLs.
     """
 
     image: str | None = None
@@ -50,6 +51,7 @@ class Body(Strict):
     premise: str | None = None
     operator: str | None = None
     limit: int | None = None
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Question:
     premise: str | None = None
     operator: str | None = None
     limit: int | None = None
+    pictures: bool = False
 
 
 class Reader:
@@ -247,8 +250,8 @@ def _checked(document: dict[str, Any]) -> tuple[Question, str | None]:
     if len(texts) > MOST_TEXTS:
         raise Refusal(422, "too_many", f"{len(texts)} texts; at most {MOST_TEXTS} at a time")
     name = "data:" if (body.image or "").startswith("data:") else ""
-    question = Question(name, None, tuple(texts), body.premise, body.operator, body.limit)
-    return question, body.image
+    told = body.model_dump(include={"premise", "operator", "limit", "pictures"})
+    return Question(name=name, texts=tuple(texts), **told), body.image
 
 
 def _check_text(text: str) -> None:

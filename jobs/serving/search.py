@@ -1,81 +1,95 @@
-"""The seam between a server and `tagline search`.
-
-Needs `jobs.search.open_index(path)`, which gives an object with `search(text=…, image=…, limit=…)`:
-an encoded image or a text, and back dictionaries by column, the nearest first, each with `image_id`
-and `score`. Where this installation has no such job, `/v1/search` says so with 501; where the
-config names no index, with 404.
-"""
+"""Searches of a server: an index of `tagline index`, asked by the config's own embedder."""
 
 import asyncio
-import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+
+from jobs.image_index import Hit, ImageIndex, Vector
+from jobs.pictures import fetcher_of, read_policy, thumbnails
+from jobs.search import to_json
+from jobs.serving.chain import Chain
 from jobs.serving.questions import Question
 from jobs.serving.refusals import Refusal
+from jobs.serving.worker import TEXT
+from operators.base import Operator
+from schemas.enriched import IMAGE_ENCODED
+from schemas.errors import ConfigError
 
 MOST_FOUND = 100
 FOUND = 12
-
-
-class Index(Protocol):
-    """An index that was opened."""
-
-    def search(
-        self, *, text: str | None, image: bytes | None, limit: int
-    ) -> Sequence[dict[str, Any]]:
-        """Finds rows of a table, the nearest first."""
-
-
-def opener() -> Callable[[str], Index] | None:
-    """What opens an index; None where this installation cannot search."""
-    try:
-        found = importlib.import_module("jobs.search")
-    except ImportError:
-        return None
-    return getattr(found, "open_index", None)
+PICTURE = "picture"  # of a hit: small, as a data URL
 
 
 class Searcher:
-    """Answers searches, or says why there are none.
+    """Answers searches.
 
     Args:
-        path: of the index; None where the config names none.
-        index: opened from it; None where this installation has no search.
+        index: an index that was opened.
+        embedder: the name of the operator that embedded its table.
     """
 
-    def __init__(self, path: str | None, index: Index | None) -> None:
-        self.path, self.index = path, index
+    def __init__(self, index: ImageIndex, embedder: str) -> None:
+        self.index, self.embedder = index, embedder
+        self.captions = index.state.captions
+        self._fetcher = fetcher_of(read_policy(index.state.table, None))
 
-    @classmethod
-    def of(cls, path: str | None) -> "Searcher":
-        """Opens the index of a config."""
-        found = opener()
-        return cls(path, found(path) if found and path else None)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether a search can be answered."""
-        return self.index is not None
-
-    async def answer(self, question: Question) -> list[dict[str, Any]]:
-        """Finds what is nearest to a text, or to an image.
+    async def answer(self, chain: Chain, question: Question) -> list[dict[str, Any]]:
+        """Finds what is nearest to an image, or to a text and has its words.
 
         Raises:
-            Refusal: there is no index, or nothing to search for.
+            Refusal: there is nothing to search for, or too much is asked for.
         """
-        if self.path is None:
-            message = "this server's config names no index; give it one: serve: {index: PATH}"
-            raise Refusal(404, "no_index", message)
-        if self.index is None:
-            message = "this version of tagline cannot search yet: it has no jobs.search.open_index"
-            raise Refusal(501, "no_search", message)
         if len(question.texts) + (question.image is not None) != 1:
             raise Refusal(422, "bad_question", "search by one text or one image")
         limit = FOUND if question.limit is None else question.limit
         if not 1 <= limit <= MOST_FOUND:
             raise Refusal(422, "bad_question", f"limit is {limit}; it may be 1 to {MOST_FOUND}")
-        text = question.texts[0] if question.texts else None
-        search = self.index.search
-        found = await asyncio.to_thread(search, text=text, image=question.image, limit=limit)
-        return list(found)
+        if question.image is not None:
+            row = await chain.answer(self.embedder, {IMAGE_ENCODED: question.image})
+        else:
+            row = await chain.ask(self.embedder, {TEXT: question.texts[0]})
+        vector = np.asarray(row[self.embedder], np.float32)
+        return await asyncio.to_thread(self._found, question, vector, limit)
+
+    def _found(self, question: Question, vector: Vector, limit: int) -> list[dict[str, Any]]:
+        if question.texts:
+            hits = self.index.hybrid(question.texts[0], vector, limit=limit)
+        else:
+            hits = self.index.nearest(vector, limit=limit)
+        answers = [to_json(hit) for hit in hits]
+        return self._with_pictures(answers, hits) if question.pictures else answers
+
+    def _with_pictures(
+        self, answers: list[dict[str, Any]], hits: Sequence[Hit]
+    ) -> list[dict[str, Any]]:
+        """Adds the pictures that can be had where the table's job found them."""
+        found = thumbnails(self._fetcher, [hit.uri for hit in hits])
+        return [
+            {**answer, PICTURE: picture} if isinstance(picture, str) else answer
+            for answer, picture in zip(answers, found, strict=True)
+        ]
+
+
+def open_searcher(path: str | None, operators: Sequence[Operator]) -> Searcher | None:
+    """Opens the index of a config; None where it names none.
+
+    Raises:
+        ConfigError: no operator of the config embedded the index's table, or LanceDB is absent.
+        DatasetError: there is no index.
+        TableError: it is damaged.
+    """
+    if path is None:
+        return None
+    index = ImageIndex(path)
+    keys = {operator.name: operator.key for operator in operators}
+    for name, key in keys.items():
+        if key == index.state.key:
+            return Searcher(index, name)
+    raise ConfigError(
+        f"serve.index: the vectors of {path} were made by the embedder {index.state.key}, and no "
+        f"operator of this config is that one; it has "
+        f"{', '.join(f'{name} ({key})' for name, key in keys.items())}; use the embedder of the "
+        "table, with its model and options"
+    )

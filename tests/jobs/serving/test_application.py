@@ -7,13 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs.serve import url_reader
-from jobs.serving.search import Searcher
 from jobs.serving.worker import Worker
 from operators.catalog import build_operators
-from operators.embedded.scenes import describe, draw_scenes
+from operators.embedded.scenes import describe, describe_in_chinese, draw_scenes
 from operators.embedder import Embedder
 from schemas.config import ServedConfig, parse_as
-from schemas.errors import RowFault
+from schemas.errors import ConfigError, RowFault
 from tests import serving
 from tests.fetching import picture
 from tests.serving import data_url, encoded
@@ -290,32 +289,71 @@ def test_a_search_without_an_index_says_so(client):
     assert error(client.post("/v1/search", json={"text": "a dog"})) == (404, "no_index")
 
 
-def test_a_search_that_this_version_cannot_do_says_so(monkeypatch):
-    monkeypatch.setattr(Searcher, "of", lambda path: Searcher(path, None))
-    without = serving.client(config(serve={"index": "index"}), serving.Stuck())
-    assert error(without.post("/v1/search", json={"text": "a dog"})) == (501, "no_search")
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> TestClient:
+    """A server whose index holds all scenes."""
+    folder = tmp_path_factory.mktemp("searched")
+    index = serving.indexed(folder, config(), [encoded(scene) for scene in SCENES])
+    return serving.client(config(serve={"index": index}))
 
 
-def test_a_search_is_answered_by_the_index(monkeypatch):
-    asked = []
+def test_what_a_text_or_an_image_is_nearest_to_is_found(searched):
+    for at, scene in enumerate(SCENES):
+        for asked in (describe(scene), describe_in_chinese(scene)):
+            answers = searched.post("/v1/search", json={"text": asked, "limit": 2}).json()[
+                "answers"
+            ]
+            assert answers[0]["image_id"] == f"{at}.png"
+            assert answers[0]["caption"] == describe(scene)
+            assert len(answers) == 2
+        alike = post(searched, "search", encoded(scene)).json()["answers"]
+        assert alike[0]["image_id"] == f"{at}.png"
+        assert alike[0]["similarity"] == pytest.approx(1, abs=1e-5)
 
-    class Index:
-        def search(self, *, text, image, limit):
-            asked.append((text, image, limit))
-            return [{"image_id": "7", "score": 0.5}]
 
-    monkeypatch.setattr(Searcher, "of", lambda path: Searcher(path, Index()))
-    found = serving.client(config(serve={"index": "index"}), serving.Stuck())
-    answers = found.post("/v1/search", json={"text": "红苹果", "limit": 3}).json()["answers"]
-    assert answers == [{"image_id": "7", "score": 0.5}]
-    assert error(found.post("/v1/search", json={})) == (422, "bad_question")
-    assert error(found.post("/v1/search", json={"text": "a", "limit": 0})) == (422, "bad_question")
-    assert asked == [("红苹果", None, 3)]
+def test_a_search_gives_pictures_when_asked(searched):
+    asked = {"text": "a dog", "pictures": True}
+    for answer in searched.post("/v1/search", json=asked).json()["answers"]:
+        assert answer["picture"].startswith("data:image/jpeg;base64,")
+    without = searched.post("/v1/search", json={"text": "a dog"}).json()["answers"]
+    assert "picture" not in without[0]
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"text": "a", "limit": 0}, {"text": "a", "limit": 101}, {"text": ["a", "b"]}]
+)
+def test_a_search_for_nothing_or_too_much_is_refused(searched, asked):
+    assert error(searched.post("/v1/search", json=asked)) == (422, "bad_question")
+
+
+def test_an_index_of_another_embedder_is_refused_before_anything_starts(tmp_path):
+    index = serving.indexed(tmp_path, config(), [encoded(SCENES[0])])
+    rounded = {**CHAIN["embedding"], "rounding": "fp16"}
+    operators = {"caption": CHAIN["caption"], "embedding": {**rounded, "precision": "bfloat16"}}
+    other = parse_as(ServedConfig, {"operators": operators, "serve": {"index": index}})
+    with pytest.raises(ConfigError, match="use the embedder of the table"):
+        serving.served(other, serving.Stuck())
+
+
+def test_tags_are_given_where_the_config_has_a_tagger():
+    tags = {
+        "use": "tagger",
+        "model": "embedded:entailment",
+        "embedder": "embedded:embedder",
+        "taxonomy": "infra/examples/taxonomies/scenes.yaml",
+    }
+    operators = {"embedding": CHAIN["embedding"], "labels": tags}
+    tagging = parse_as(ServedConfig, {"operators": operators})
+    answer = post(serving.client(tagging), "tags", encoded(SCENES[0])).json()
+    (row,) = serving.as_job(tagging, [encoded(SCENES[0])])
+    assert set(answer) == {"image", "tags"}
+    assert answer["tags"]
+    assert serving.near(answer["tags"], row["labels"], 1e-5)
 
 
 def test_the_operators_are_named(client):
     told = client.get("/v1/operators").json()
-    assert told["search"] is False
+    assert told["index"] is None
     assert told["operators"]["match"] == {"use": "matcher", "reads_text": True}
 
 

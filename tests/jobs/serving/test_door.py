@@ -7,10 +7,8 @@ from datetime import timedelta
 import pytest
 from starlette.requests import Request
 
-from jobs.serve import application, read_tokens
+from jobs.serve import read_tokens
 from jobs.serving import door
-from jobs.serving.chain import build_chain
-from jobs.serving.figures import Figures
 from jobs.serving.questions import Reader
 from jobs.serving.refusals import Refusal
 from schemas.config import ServedConfig, parse_as
@@ -76,9 +74,8 @@ def _no_lingering(monkeypatch):
     monkeypatch.setattr(door, "LINGER_SECONDS", 0.01)
 
 
-def app_of(config, backend=None, tokens=()):
-    _, links = build_chain(config)
-    return application(config, links, backend or serving.Stuck(), Figures(), list(tokens))
+def app_of(config, backend=None):
+    return serving.served(config, backend or serving.Stuck())
 
 
 def test_a_body_that_never_ends_is_cut_at_the_limit():

@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from jobs.serve import application
-from jobs.serving.chain import build_chain
-from jobs.serving.figures import Figures
-from jobs.serving.search import Searcher
-from operators.embedded.scenes import describe, draw_scenes
+from operators.embedded.scenes import describe, describe_in_chinese, draw_scenes
 from schemas.config import ServedConfig, parse_as
 from tests import serving
 
@@ -20,10 +16,17 @@ CHAIN = {
     "caption": {"use": "captioner", "model": "embedded:captioner"},
     "entailment": {"use": "entailment", "model": "embedded:entailment", "hypothesis": "caption"},
     "match": {"use": "matcher", "model": "embedded:matcher", "text": "caption"},
+    "embedding": {"use": "embedder", "model": "embedded:embedder"},
+    "tags": {
+        "use": "tagger",
+        "model": "embedded:entailment",
+        "embedder": "embedded:embedder",
+        "taxonomy": "infra/examples/taxonomies/scenes.yaml",
+    },
 }
-SCENE = next(iter(draw_scenes(1, 11)))
+SCENES = list(draw_scenes(3, 11))
+SCENE = SCENES[0]
 TOKEN = "correct horse battery"
-FOUND = [{"image_id": "7", "score": 0.5, "caption": "<b>an apple</b>"}]
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,23 +34,13 @@ pytestmark = [
 ]
 
 
-class Index:
-    """An index that finds the same whatever is asked, and remembers what was."""
-
-    def __init__(self):
-        self.asked = []
-
-    def search(self, *, text, image, limit):
-        self.asked.append(text or len(image))
-        return FOUND
+def config(**serve):
+    return parse_as(ServedConfig, {"operators": CHAIN, "serve": serve})
 
 
-def listening(tokens=()):
+def listening(config, tokens=()):
     """Starts a server in a thread; gives its address and what ends it."""
-    config = parse_as(ServedConfig, {"operators": CHAIN, "serve": {"index": "index"}})
-    operators, links = build_chain(config)
-    backend = serving.InProcess(operators)
-    app = application(config, links, backend, Figures(), list(tokens))
+    app = serving.served(config, tokens=tokens)
     bound = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
@@ -62,15 +55,10 @@ def listening(tokens=()):
 
 
 @pytest.fixture(scope="module")
-def index():
-    return Index()
-
-
-@pytest.fixture(scope="module")
-def address(index):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Searcher, "of", lambda path: Searcher(path, index))
-        address, end = listening()
+def address(tmp_path_factory):
+    images = [serving.encoded(scene) for scene in SCENES]
+    index = serving.indexed(tmp_path_factory.mktemp("page"), config(), images)
+    address, end = listening(config(index=index))
     yield address
     end()
 
@@ -120,15 +108,36 @@ def test_a_picture_is_captioned_and_a_claim_judged(page):
     assert widths[0] > widths[1]
 
 
-def test_pictures_are_searched_by_words_and_by_likeness(page, index):
+def test_pictures_are_searched_by_words_and_by_likeness(page):
     upload(page)
     page.wait_for_selector("#near li")
-    page.fill("#words", "红色的苹果")
-    page.press("#words", "Enter")
-    page.wait_for_selector("#found li")
-    assert "红色的苹果" in index.asked
-    assert len(serving.encoded(SCENE)) in index.asked
-    assert "<b>an apple</b>" in page.inner_text("#found")  # as text, never as markup
+    assert describe(SCENE) in page.locator("#near li").first.inner_text()
+    for words in (describe(SCENES[1]), describe_in_chinese(SCENES[1])):
+        page.fill("#words", words)
+        page.press("#words", "Enter")
+        page.wait_for_selector("#found .busy", state="detached")
+        page.wait_for_selector("#found img")
+        assert describe(SCENES[1]) in page.locator("#found li").first.inner_text()
+    shown = page.locator("#found img").first
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+
+
+def test_tags_are_shown_as_chips(page):
+    upload(page)
+    page.wait_for_selector(".chips li")
+    (row,) = serving.as_job(config(), [serving.encoded(SCENE)])
+    shown = page.locator(".chips li").all_inner_texts()
+    assert len(shown) == len(row["tags"]) > 0
+    for chip, tag in zip(shown, row["tags"], strict=True):
+        assert chip.startswith(tag["label"])
+
+
+def test_what_models_say_is_never_taken_for_markup(page):
+    page.fill("#claim", "<img src=x onerror=alert(1)>")
+    upload(page)
+    page.wait_for_selector(".said")
+    assert "<img src=x onerror=alert(1)>" in page.inner_text(".said")
+    assert page.locator("#verdict img").count() == 0
 
 
 def test_what_goes_wrong_is_told_in_words(page):
@@ -184,7 +193,7 @@ def test_nothing_overflows_and_text_stands_out(browser, address, width, scheme):
 
 
 def test_a_server_with_tokens_asks_for_one(browser):
-    address, end = listening([TOKEN])
+    address, end = listening(config(), [TOKEN])
     try:
         page = browser.new_page()
         page.goto(address)
