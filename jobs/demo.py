@@ -4,7 +4,7 @@
 whose label is known, so everything printed can be checked by eye: two captioners' sentences beside
 the true one, how well the matcher finds that the first fits its picture, the entailment checker's
 label beside the true one, and for searches in English and Chinese the true caption of the picture
-that was found.
+that was found. Beside the table it leaves a report to look at.
 """
 
 import json
@@ -66,6 +66,7 @@ class Demo:
         labels_right: labels equal to the true one.
         shown: the first rows.
         searches: in English and in Chinese.
+        report: a page that shows the table.
     """
 
     table: str
@@ -76,6 +77,7 @@ class Demo:
     labels_right: int
     shown: tuple[Row, ...]
     searches: tuple[Search, ...]
+    report: str = ""
 
 
 def run(to: Path = Path("demo")) -> Demo:
@@ -84,10 +86,11 @@ def run(to: Path = Path("demo")) -> Demo:
     Raises:
         TaglineError: as `jobs.enrich.run` does.
     """
-    from jobs import enrich
+    from jobs import enrich, report
 
     table = to / "table"
     enrich.run(job_config(table))
+    page = report.run(str(table), str(to / "report.html"), images=str(INPUT))
     rows = read_rows(table)
     told = [told_of(row) for row in rows]
     return Demo(
@@ -99,6 +102,7 @@ def run(to: Path = Path("demo")) -> Demo:
         labels_right=sum(row.label == row.true_label for row in told),
         shown=tuple(told[:SHOWN]),
         searches=search(rows),
+        report=page.out,
     )
 
 
@@ -186,7 +190,7 @@ def show(demo: Demo) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(soft_wrap=True)
     captions = Table("image", "caption", "match", "mPLUG's caption", "true caption")
     labels = Table("image", "claim", "label", "true label")
     for row in demo.shown:
@@ -202,7 +206,8 @@ def show(demo: Demo) -> None:
         f"{demo.mplug_captions_right}; judged rightly by the matcher: {demo.matches_right}; "
         f"labels right: {demo.labels_right}."
     )
-    console.print(f"The table lies at {demo.table}", soft_wrap=True)
+    console.print(f"The table lies at {demo.table}, a report of it at {demo.report}")
+    console.print("A page that answers about pictures: tagline serve infra/examples/serve.yaml")
 
 
 def draw_input(folder: Path = INPUT) -> None:

@@ -2,7 +2,7 @@
 
 Each operator is a Serve application of its own, asked through its handle. Serve's HTTP proxy is not
 started: it reads a body without bound before anything of ours sees it, and tells of overload in
-plain text; `jobs.serve` listens instead. Measured on Ray 2.60.
+plain text; `jobs.serve` listens instead. Read in the source of Ray 2.60.
 """
 
 import asyncio
