@@ -83,6 +83,15 @@ def test_pictures_of_the_same_bytes_name_the_smallest_id(photos):
     assert marks(photos / "table") == IDENTICAL
 
 
+def test_a_table_on_s3_is_marked_alike(tmp_path, s3_bucket):
+    table = f"{s3_bucket}/table"
+    plain_jobs.write_pictures(tmp_path / "photos", range(3))
+    plain_jobs.write_manifest(tmp_path / "photos", range(3), uris={2: "0.png"})
+    enrich(tmp_path, table=table)
+    assert [duplicates.run(table).version for _ in range(2)] == [1, 1]
+    assert marks(table) == {"id-00002": "id-00000"}
+
+
 def test_nothing_else_of_a_row_changes(photos):
     before = plain_jobs.table_rows(photos)
     duplicates.run(str(photos / "table"))
