@@ -7,7 +7,7 @@ import torch
 from operators.embedded import mplug_files
 from operators.embedded.curriculum import IGNORED
 from operators.embedded.embedder_recipe import pixels_of
-from operators.embedded.mplug_recipe import MPlugRecipe, write_sentences
+from operators.embedded.mplug_recipe import ALONE_FROM, ALONE_PARTS, MPlugRecipe, write_sentences
 from operators.embedded.scenes import Group, Scene, Thing, describe, draw_scenes
 from operators.models import checkpoint
 from operators.models.mplug.reader import read_words
@@ -122,7 +122,7 @@ def test_the_phrase_of_a_thing_is_labelled_with_what_the_picture_shows(recipe):
 
 
 def test_a_step_teaches_every_weight(recipe):
-    loss, figures = recipe.loss(first=144_000)
+    loss, figures = recipe.loss(first=96_000)
     loss.backward()
     assert set(figures) > {"caption", "match", "nouns", "similar"}
     untaught = [
@@ -131,4 +131,17 @@ def test_a_step_teaches_every_weight(recipe):
         if parameter.grad is None or not parameter.grad.any()
     ]
     assert untaught == []
+    recipe.module.zero_grad()
+
+
+def test_at_last_captions_and_matches_are_learned_alone(recipe):
+    loss, figures = recipe.loss(first=ALONE_FROM)
+    loss.backward()
+    assert set(figures) == {*ALONE_PARTS, "hits"}
+    taught = {
+        name.partition(".")[0]
+        for name, parameter in recipe.module.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+    assert taught == {"captioner", "matcher"}
     recipe.module.zero_grad()
