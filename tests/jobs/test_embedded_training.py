@@ -72,7 +72,8 @@ def test_one_command_leaves_a_model_with_its_figures_and_log(tmp_path):
     embedded_training.run("embedder", tmp_path, seed=3, images=256)
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert (record["seed"], record["images"], record["step"]) == (3, 256, 1)
-    assert set(record["figures"]) == {"recall_zh", "recall_en"}
+    figures = {"recall_zh", "recall_en", "labels_zh", "labels_en"}
+    assert set(record["figures"]) == figures
     assert "event=published images=256" in (tmp_path / "model" / "training.log").read_text()
 
     from operators.embedder import Embedder
