@@ -61,7 +61,7 @@ def allot(
         ConfigError: more is asked for than there is.
     """
     names = [operator.name for operator in operators]
-    resources = _with_remote(operators, resources)
+    resources = _with_modest(operators, resources)
     faults = _faults(names, resources, capacity)
     if faults:
         raise ConfigError(
@@ -77,13 +77,15 @@ def allot(
     return {stage.name: _with_growth(stage, stages, resources, capacity) for stage in stages}
 
 
-def _with_remote(operators: Sequence[Operator], resources: Resources) -> Resources:
-    """One actor without a GPU for what asks a server, so that its limits are those of the job."""
+def _with_modest(operators: Sequence[Operator], resources: Resources) -> Resources:
+    """No GPU for what has no net; one actor for what asks a server, as its limits are the job's."""
     pools = {}
     for operator in operators:
-        if getattr(operator, "is_remote", False):
-            pool = resources.pool(operator.name)
-            least = {"actors": pool.actors or 1, "gpus": pool.gpus or 0.0}
+        pool = resources.pool(operator.name)
+        is_remote = getattr(operator, "is_remote", False)
+        if is_remote or not getattr(operator, "has_net", True):
+            actors = (pool.actors or 1) if is_remote else pool.actors
+            least = {"actors": actors, "gpus": pool.gpus or 0.0}
             pools[operator.name] = pool.model_copy(update=least)
     return resources.model_copy(update=pools)
 

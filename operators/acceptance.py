@@ -73,6 +73,8 @@ class Acceptance:
         ConfigError: the file cannot be read, or is something else.
     """
 
+    has_net = False  # see `operators.base.Operator`
+
     def __init__(
         self,
         thresholds: str,

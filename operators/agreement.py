@@ -53,6 +53,8 @@ class Agreement:
         ConfigError: there is nothing to compare the caption with, or the taxonomy is wrong.
     """
 
+    has_net = False  # see `operators.base.Operator`
+
     def __init__(
         self,
         *,

@@ -52,7 +52,8 @@ class Operator(Protocol):
 
     One that reads texts names their columns in an attribute `texts`, so that a column of another
     type is refused before anything runs. One that asks a server, rather than compute by itself, has
-    a true attribute `is_remote`: it gets no GPU, and one actor unless the job says otherwise.
+    a true attribute `is_remote`: it gets no GPU, and one actor unless the job says otherwise. One
+    that only compares columns has a false `has_net`, and gets no GPU either.
     """
 
     name: str

@@ -9,19 +9,15 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from operators.base import fingerprint
-from schemas.enriched import ALTERNATIVES_TYPE, ENRICHED_AT_TYPE, ERROR_TYPE, HYPOTHESES_TYPE
+from schemas.enriched import (
+    ALTERNATIVES_TYPE,
+    ENRICHED_AT_TYPE,
+    ERROR_TYPE,
+    HYPOTHESES_TYPE,
+    TAGS_TYPE,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TAGS_TYPE = pa.list_(
-    pa.struct(
-        [
-            ("label", pa.string()),
-            ("answer", pa.string()),
-            ("yes", pa.float32()),
-            ("similarity", pa.float32()),
-        ]
-    )
-)
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),

@@ -21,20 +21,11 @@ from schemas.enriched import (
     ENRICHED_AT_TYPE,
     ERROR_TYPE,
     HYPOTHESES_TYPE,
+    TAGS_TYPE,
     VERDICTS_TYPE,
 )
 
 HYPOTHESES = ("there is a dog", "there is <b>writing</b>")
-TAGS_TYPE = pa.list_(
-    pa.struct(
-        [
-            ("label", pa.string()),
-            ("answer", pa.string()),
-            ("yes", pa.float32()),
-            ("similarity", pa.float32()),
-        ]
-    )
-)
 LABELS = ("yes", "no", "maybe")
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from jobs.cluster import Capacity
 from jobs.resources import TASKS_RESERVE_CPUS, Allotment, allot
+from operators.agreement import Agreement
 from schemas.config import FETCH, Resources
 from schemas.errors import ConfigError
 from tests.plain_jobs import Brightness
@@ -96,3 +97,11 @@ def test_what_asks_a_server_has_one_actor_and_no_gpu_unless_it_is_given_them():
     assert (plain["ask"].most_actors, plain["ask"].gpus) == (1, 0)
     assert plain["caption"].gpus == 0.33
     assert (wished["ask"].actors, wished["ask"].most_actors, wished["ask"].gpus) == (3, 3, 0.2)
+
+
+def test_what_has_no_net_leaves_the_gpus_to_others():
+    judging = Agreement(name="agreement", match="match")
+    found = allot([*OPERATORS, judging], Resources(), machine(16, 1), where="this machine")
+    assert found["agreement"].gpus == 0
+    assert found["caption"].gpus == 0.33
+    assert found["agreement"].most_actors > 1
