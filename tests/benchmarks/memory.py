@@ -1,8 +1,8 @@
 """Measures the memory of a job over large images: `python -m tests.benchmarks.memory`.
 
-512 rows of 20 MB images (noise, so that nothing compresses), the three embedded models. Sums the
-proportional set sizes of all the job's processes, Ray's own and its object store included, twice a
-second. Exit code 1 above 4 GB.
+512 different images of 20 MB (noise, so that nothing compresses; 10 GB on the disk), the three
+embedded models. Sums the proportional set sizes of all the job's processes, Ray's own and its
+object store included, twice a second. Exit code 1 above 4 GB.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from PIL import Image
 from tests.benchmarks.overhead import OPERATORS
 
 CAP_BYTES = 4_000_000_000
-FILES = 8  # on the disk; the rows name them in turn
 SIDE = 2582  # pixels; x 2582 x 3 bytes = 20 MB
 SAMPLE_SECONDS = 0.5
 LARGEST = 10  # processes named
 
 
-def write_images(folder: Path, kind: str) -> list[str]:
-    """Writes pictures of noise, 20 MB each."""
+def write_images(folder: Path, count: int, kind: str) -> list[str]:
+    """Writes pictures of noise, 20 MB each, that differ in their first row."""
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     names = []
-    for number in range(FILES):
-        pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    for number in range(count):
+        pixels[0] = np.random.default_rng(number).integers(0, 256, (SIDE, 3), np.uint8)
         names.append(f"{number}.{kind}")
         Image.fromarray(pixels).save(folder / names[-1])
     return names
@@ -71,8 +71,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        names = write_images(folder, given.kind)
-        uris = [names[number % FILES] for number in range(given.count)]
+        uris = write_images(folder, given.count, given.kind)
         ids = [f"id-{number}" for number in range(given.count)]
         pq.write_table(pa.table({"image_id": ids, "uri": uris}), folder / "manifest.parquet")
         manifest = str(folder / "manifest.parquet")
