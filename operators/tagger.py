@@ -91,6 +91,8 @@ class Tagger:
             model, name=name, hypotheses=[YES], precision=precision
         )  # judges sentences of its own for each image
         self.calibrated = _tags_of(read_calibration(thresholds), thresholds) if thresholds else None
+        known_thresholds = self.calibrated.thresholds if self.calibrated else ()
+        self.accept = {one.label: one.accept for one in known_thresholds}
         self.reads = (IMAGE_ENCODED, embedding)
         self.writes = tags_schema(name)
         self.batch_rows = BATCH_ROWS
@@ -151,7 +153,7 @@ class Tagger:
         """
         similarity = vectors @ self._labels().T  # (n, labels)
         near = _nearest(similarity, self.shortlist)
-        sentences = [label.sentence for label in self.taxonomy.labels]
+        sentences = self.taxonomy.sentences
         told = [list(dict.fromkeys(sentences[at] for at in row)) for row in near.tolist()]
         judged = self.checker.judge_each(images, told)
         found = []
@@ -159,19 +161,14 @@ class Tagger:
             zip(near.tolist(), told, judged, strict=True)
         ):
             said = dict(zip(texts, answers, strict=True))
-            holds = {at: said[sentences[at]] for at in positions if self._holds(at, said)}
+            judged_labels = {at: said[sentences[at]] for at in positions}
+            holds = {at: one for at, one in judged_labels.items() if self._holds(at, one)}
             found.append(self._tags(holds, similarity[row]))
         return found
 
-    def _holds(self, at: int, said: Mapping[str, Judgement]) -> bool:
-        label = self.taxonomy.labels[at]
-        judgement = said[label.sentence]
-        if self.calibrated:
-            own = {one.label: one.accept for one in self.calibrated.thresholds}
-            accept = own.get(label.id, own.get(None))
-            if accept is not None:
-                return judgement.yes >= accept
-        return judgement.label == YES
+    def _holds(self, at: int, judged: Judgement) -> bool:
+        accept = self.accept.get(self.taxonomy.labels[at].id, self.accept.get(None))
+        return judged.label == YES if accept is None else judged.yes >= accept
 
     def _tags(self, holds: Mapping[int, Judgement], similarity: Vectors) -> list[dict[str, Any]]:
         """The labels that were confirmed and their ancestors, which are as sure as the surest."""

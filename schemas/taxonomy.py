@@ -7,6 +7,7 @@ may be left out as long as there is an English name or a hypothesis.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,23 @@ class Taxonomy:
 
     labels: tuple[Label, ...]
 
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {label.id: position for position, label in enumerate(self.labels)}
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """What is judged of an image for each label."""
+        return tuple(label.sentence for label in self.labels)
+
     def ancestors(self, label: int) -> Iterator[int]:
         """The positions of a label's parent, its parent's parent, and so on."""
-        at = {one.id: position for position, one in enumerate(self.labels)}
         parent = self.labels[label].parent
         while parent is not None:
-            yield at[parent]
-            parent = self.labels[at[parent]].parent
+            at = self.positions[parent]
+            yield at
+            parent = self.labels[at].parent
 
     def describe(self) -> list[dict[str, Any]]:
         """All that decides what is computed; JSON-able."""
