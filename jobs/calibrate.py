@@ -21,7 +21,7 @@ from jobs.learn_then_test import Finding, find_threshold, seems_random
 from jobs.records import read_description
 from jobs.reliability import Bin, cross_fitted, fit_scale, reliability
 from jobs.roles import judges_of, present_keys, text_columns
-from jobs.table import Table, open_table
+from jobs.table import Table, existing_table
 from operators.acceptance import VERDICTS, verdicts_of
 from operators.claims import Claims, Scale, claims_of, sources_of
 from schemas.calibration import CalibratedColumn, Calibration, Thresholds
@@ -130,9 +130,7 @@ def run(
         TableError: something else lies there.
     """
     _check_shares(precision=precision, confidence=confidence)
-    opened = open_table(table)
-    if opened is None:
-        raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
+    opened = existing_table(table)
     answers = read_gold(gold)
     keys = present_keys(opened)
     descriptions = {name: read_description(opened.path, key) for name, key in keys.items()}
@@ -187,17 +185,19 @@ def _judged(
     writers = {column: _writer(column, keys) for one in sources for column in one.reads}
     wanted = [*writers, *(key_column(name) for name in keys), IMAGE_ID, ERROR]
     rows = opened.read(list(dict.fromkeys(wanted)))
-    seen = rows.select([IMAGE_ID]).filter(pc.is_in(rows[IMAGE_ID], value_set=images))
+    about = {
+        source.column: source.column if source.kind == "captioner" else texts.get(source.column)
+        for source in sources
+    }
+    shown = {text: _texts_of(opened, text, images) for text in set(about.values()) if text}
     found: list[Judged] = []
     of_column: dict[str, dict[str, str]] = {}
     for source in sources:
         mine = {column: keys[writers[column]] for column in source.reads if writers[column]}
         usable = rows.filter(_is_usable(rows, {writers[c]: key for c, key in mine.items()}))
         claims = claims_of(usable, source)
-        about = source.column if source.kind == "captioner" else texts.get(source.column)
-        shown = _texts_of(opened, about, seen[IMAGE_ID]) if about else {}
         ids = usable[IMAGE_ID].combine_chunks().take(pa.array(claims.rows))
-        found.append(Judged(source, claims, ids, shown))
+        found.append(Judged(source, claims, ids, shown.get(about[source.column] or "", {})))
         of_column[source.column] = mine
     return found, of_column
 

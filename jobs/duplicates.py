@@ -19,9 +19,9 @@ from jobs.groups import ROUNDING, Rows, Vectors, equal_rows, joined, near_rows
 from jobs.image_index import ImageIndex
 from jobs.index_source import Source, open_source, read_files, vector_columns
 from jobs.rewriting import rewrite
-from jobs.table import Table, open_table
+from jobs.table import Table, existing_table
 from schemas.enriched import DUPLICATE_OF, IMAGE_ID, IMAGE_SHA256
-from schemas.errors import ConfigError, DatasetError, TableError
+from schemas.errors import ConfigError, TableError
 from schemas.index import VECTOR
 
 SIMILARITY = 0.95  # cosine
@@ -143,9 +143,7 @@ def lines(found: Duplicates, *, is_dry: bool) -> list[str]:
 
 
 def _opened(path: str, column: str | None) -> tuple[Table, Source | None]:
-    table = open_table(path)
-    if table is None:
-        raise DatasetError(f"{path}: no table; write one with `tagline enrich`")
+    table = existing_table(path)
     if column is None and not vector_columns(table.schema):
         return table, None
     source = open_source(path, column)

@@ -26,9 +26,9 @@ from jobs.exporting.selection import Failed, Selection
 from jobs.index_source import vector_column
 from jobs.pictures import fetcher_of, read_policy
 from jobs.roles import roles_of
-from jobs.table import open_table
+from jobs.table import existing_table
 from schemas.config import nearest
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError
 
 Writer = Callable[[Selection, Path], int]
 
@@ -123,9 +123,7 @@ def run(
     if wanted.limit is not None and wanted.limit < 1:
         raise ConfigError(f"--limit is {wanted.limit}; it is a number of rows from 1 on")
     folder = _free_folder(out)
-    opened = open_table(table)
-    if opened is None:
-        raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
+    opened = existing_table(table)
     fetcher = fetcher_of(read_policy(opened.path, images))
     selection = Selection(opened, roles_of(opened), fetcher, **asdict(wanted))
     selection.check()

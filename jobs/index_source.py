@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from jobs import storage
 from jobs.records import read_description, read_model
-from jobs.table import DataFile, Table, open_table
+from jobs.table import DataFile, Table, existing_table
 from jobs.words import words_to_find
 from operators.claims import sources_of
 from schemas.enriched import (
@@ -174,9 +174,7 @@ def open_source(path: str, column: str | None = None) -> Source:
         DatasetError: there is no table, or no row with an embedding.
         TableError: something else lies there.
     """
-    table = open_table(path)
-    if table is None:
-        raise DatasetError(f"{path}: no table; write one with `tagline enrich`")
+    table = existing_table(path)
     column = vector_column(table, column)
     counts, errors = _key_counts(table, column)
     left_out = {"with an error": errors, "not embedded": counts.pop(None, 0)}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.table import open_table
+from jobs.table import existing_table
 from operators.embedder import Embedder
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import DatasetError, RowFaults, RunError
@@ -110,9 +110,7 @@ def read_column(table: str, column: str, wanted: Iterable[str] | None) -> dict[s
         DatasetError: there is no such table or column.
         TableError: something else lies there.
     """
-    opened = open_table(table)
-    if opened is None:
-        raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
+    opened = existing_table(table)
     if column not in opened.schema.names:
         names = ", ".join(opened.schema.names)
         raise DatasetError(f"{table}: no column {column!r}; it has {names}; name one by --column")

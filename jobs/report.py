@@ -18,10 +18,10 @@ from jobs.records import measured_rate
 from jobs.roles import AGREEMENT, Roles, roles_of
 from jobs.summary import total
 from jobs.survey import Survey, read_rows, survey
-from jobs.table import Table, open_table
+from jobs.table import Table, existing_table
 from schemas.config import FETCH
 from schemas.enriched import ERROR, IMAGE_ID, URI
-from schemas.errors import ConfigError, DatasetError, RowFault
+from schemas.errors import ConfigError, RowFault
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,7 @@ def run(
         raise ConfigError(f"--cost-per-hour is {cost_per_hour}; what an actor costs is 0 or more")
     if storage.scheme_of(out) == "file" and Path(storage.normalise(out)).is_dir():
         raise ConfigError(f"--out {out!r}: is a folder; give a file, such as {out}/report.html")
-    opened = open_table(table)
-    if opened is None:
-        raise DatasetError(f"{table}: no table; write one with `tagline enrich`")
+    opened = existing_table(table)
     policy = read_policy(opened.path, images)
     roles = roles_of(opened)
     found = survey(opened, roles)

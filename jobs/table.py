@@ -28,7 +28,7 @@ from schemas.enriched import (
     URI,
     key_column,
 )
-from schemas.errors import ConfigError, TableError
+from schemas.errors import ConfigError, DatasetError, TableError
 from schemas.plain_types import plain_type
 
 OUR_FOLDERS = ("_tagline", "data")  # what a first run that was killed may have left
@@ -111,6 +111,19 @@ def open_table(path: str, version: int | None = None) -> Table | None:
     schema = _arrow_schema(delta)
     _check_ours(path, delta, schema)
     return Table(path, delta.version(), schema, _data_files(path, delta), delta)
+
+
+def existing_table(path: str) -> Table:
+    """Opens a table that must be there.
+
+    Raises:
+        DatasetError: there is none.
+        TableError: as of `open_table`.
+    """
+    table = open_table(path)
+    if table is None:
+        raise DatasetError(f"{path}: no table; write one with `tagline enrich`")
+    return table
 
 
 def planned_schema(

@@ -1,10 +1,17 @@
-"""Fixtures of tests that plan, run and commit with the operators of `tests.plain_operators`."""
+"""Fixtures of tests that call the command, or plan, run and commit with `tests.plain_operators`."""
 
 import pytest
 
 from tests import plain_run as job
+from tests.command import Command
 
 OPERATORS = {"digest": {"use": "digest"}, "upper": {"use": "upper", "text": "title"}}
+
+
+@pytest.fixture
+def tagline(monkeypatch, capfd):
+    """The command line, as a shell would call it."""
+    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -12,15 +12,9 @@ from deltalake import write_deltalake
 from operators.acceptance import Acceptance
 from operators.base import fingerprint
 from schemas.enriched import ALTERNATIVES_TYPE, ERROR_TYPE, HYPOTHESES_TYPE
-from tests.command import Command
 
 ROWS = 3000
 LABELS = ("yes", "no", "maybe")
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

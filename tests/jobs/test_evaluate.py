@@ -15,16 +15,10 @@ from jobs.evaluation import Source
 from schemas.enriched import ERROR_TYPE
 from schemas.errors import ConfigError
 from tests import tiny
-from tests.command import Command
 
 CAPTIONS = json.loads((tiny.DATA / "golden" / "caption_metrics_awkward.json").read_text("utf-8"))
 RETRIEVAL = json.loads((tiny.DATA / "golden" / "chinese_clip_retrieval.json").read_text("utf-8"))
 SCORES = ("CIDEr", "Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L")
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -19,15 +19,9 @@ from jobs.pictures import fetcher_of
 from jobs.roles import Roles
 from jobs.table import open_table
 from operators.policy import Policy
-from tests.command import Command
 from tests.reviewed import HYPOTHESES, Reviewed
 
 FORMATS = ("labelstudio", "coco", "fiftyone", "webdataset", "hf", "parquet", "clip-retrieval")
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

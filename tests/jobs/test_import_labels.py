@@ -7,13 +7,7 @@ import pytest
 
 from jobs.training_rows import read_splits
 from schemas.finetune import FinetuneConfig
-from tests.command import Command
 from tests.reviewed import HYPOTHESES, Reviewed
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

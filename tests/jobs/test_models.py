@@ -11,7 +11,6 @@ from jobs import models
 from operators.models import checkpoint
 from schemas.errors import ModelError
 from tests import hubs, mplug, tiny
-from tests.command import Command
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +24,6 @@ def server(monkeypatch):
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.url)
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 def served(recipe):

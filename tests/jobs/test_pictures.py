@@ -10,14 +10,8 @@ from jobs.pictures import read_policy, record_policy
 from operators.policy import Policy
 from schemas.errors import ConfigError
 from tests import plain_jobs
-from tests.command import Command
 from tests.jobs.test_outage import run_in_this_process
 from tests.reviewed import Reviewed
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 def test_a_policy_is_the_same_from_any_folder(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from PIL import Image
 
 from jobs.records import record_rate
 from schemas.enriched import ERROR_TYPE
-from tests.command import Command
 from tests.reviewed import Reviewed
 
 BUSY = {"fetch": 2.0, "caption": 6.0, "holds": 1.0}
@@ -50,11 +49,6 @@ class Page(HTMLParser):
             for one in self.elements
             if one["tag"] == tag and (style is None or style in one.get("class", "").split())
         ]
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture

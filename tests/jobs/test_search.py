@@ -8,16 +8,10 @@ from jobs.image_index import FUSION, ImageIndex, fused
 from operators.base import apply
 from operators.embedded.scenes import describe, describe_in_chinese, draw, draw_scenes
 from operators.embedder import Embedder
-from tests.command import Command
 from tests.enriched_tables import EnrichedTable, unit_vectors
 
 SCENES = 12
 CAPTIONS = ["a red apple", "红色的苹果", "two dogs run", "it's a cat", "绿色的汽车", "a blue car"]
-
-
-@pytest.fixture
-def tagline(monkeypatch, capfd):
-    return Command(monkeypatch, capfd)
 
 
 @pytest.fixture
