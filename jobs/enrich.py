@@ -200,9 +200,11 @@ class _Run:
             allotments = allot(self.operators, self.config.resources, capacity, where=where)
             self.actors = {name: allotment.actors for name, allotment in allotments.items()}
             suspects = {shard.id: shard for shard in shards}
-            for report in run_shards(self.work, shards, allotments, to_compute=self.to_compute):
-                if suspects.pop(report.shard, None):
-                    yield report
+            runs = run_shards(self.work, shards, allotments, to_compute=self.to_compute)
+            with closing(runs) as reports:
+                for report in reports:
+                    if suspects.pop(report.shard, None):
+                        yield report
             if suspects:
                 logger.warning("event=suspect_shards count=%d", len(suspects))
                 yield from run_suspects(
@@ -219,10 +221,11 @@ def _tell_cuts(reports: Sequence[PartReport]) -> None:
 def _record(planned: Plan, policy: Policy, reports: Sequence[PartReport]) -> None:
     """Keeps where images may come from, and the rows per second of each operator."""
     computed, busy = total(reports, "computed"), total(reports, "busy")
+    computed.subtract(total(reports, "copied"))
     try:
         record_policy(planned.table, policy)
         for name, key in planned.operators.items():
-            if computed[name] and busy[name]:
+            if computed[name] > 0 and busy[name]:
                 record_rate(planned.table, key, computed[name] / float(busy[name]))
     except STORE_ERRORS as error:  # the table is committed: the job is done
         logger.warning("event=records_not_kept table=%s error=%r", planned.table, str(error))

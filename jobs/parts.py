@@ -39,6 +39,7 @@ class PartReport:
         repeated: those of rows that had an error before this run too, by code.
         transient: the other errors that may pass.
         computed: rows by operator.
+        copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage.
     """
@@ -50,6 +51,7 @@ class PartReport:
     repeated: Mapping[str, int] = field(default_factory=dict)
     transient: int = 0
     computed: Mapping[str, int] = field(default_factory=dict)
+    copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from ray.data.block import BlockMetadata
 from jobs.parts import PartReport, read_report
 from jobs.resources import TASK_CPUS, Allotment
 from jobs.shards import Shard
+from jobs.shared_answers import SharedAnswers, board_of
 from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
 from jobs.suspects import compute_suspect
 from schemas import errors
@@ -37,10 +38,11 @@ TASK_RETRIES = 3  # of opening a shard and putting a part
 START_DEATHS = 3  # actors of a stage that may die one after the other while they start
 TASKS_PER_ACTOR = 2  # one at work, one whose block is on its way
 POISONED = 70  # exit status of an actor whose process can compute no more
+PROGRESS = ("computed", "copied", "cut", "busy")  # of a `ShardState`
 PARCEL_SCHEMA = pa.schema(
     [
         ("shard", pa.string()),  # Shard as JSON
-        ("progress", pa.string()),  # rows computed and seconds by stage, as JSON
+        ("progress", pa.string()),  # what was counted by stage so far, as JSON
         ("table", pa.large_binary()),  # null when there is nothing more to compute
         ("report", pa.string()),  # of the part that stands
         ("fault", pa.string()),  # of the set-up: class and message as JSON
@@ -56,7 +58,7 @@ def run_shards(
     allotments: Mapping[str, Allotment],
     *,
     to_compute: Mapping[str, int],
-) -> Iterator[PartReport]:
+) -> Generator[PartReport]:
     """Computes shards on the Ray that this process is connected to.
 
     Args:
@@ -73,13 +75,18 @@ def run_shards(
         TaglineError: a stage met a fault of the set-up; parts already put are kept.
     """
     configure()
-    dataset = _source(shards)
-    for name in work.stages:
-        is_needed = bool(to_compute.get(name))
-        dataset = _pooled(
-            dataset, (work, name, is_needed), allotments[name], most_actors=len(shards)
-        )
-    dataset = _mapped(dataset, partial(_put, work), num_cpus=TASK_CPUS, max_retries=TASK_RETRIES)
+    with board_of(work.operators, shards=len(shards)) as board:
+        dataset = _source(shards)
+        for name in work.stages:
+            stage = (work, name, bool(to_compute.get(name)), board)
+            dataset = _pooled(dataset, stage, allotments[name], most_actors=len(shards))
+        put = partial(_put, work)
+        dataset = _mapped(dataset, put, num_cpus=TASK_CPUS, max_retries=TASK_RETRIES)
+        yield from _reports(dataset)
+
+
+def _reports(dataset: Dataset) -> Iterator[PartReport]:
+    """Runs it; raises as of `run_shards`."""
     try:
         for batch in dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -128,8 +135,9 @@ def _suspect(work: Work, shard: Shard, needed: Sequence[str]) -> tuple[str | Non
 class _Stage:
     """One actor: takes shards through one stage."""
 
-    def __init__(self, work: Work, name: str, is_needed: bool) -> None:
+    def __init__(self, work: Work, name: str, is_needed: bool, board: Any = None) -> None:
         self.work, self.name = work, name
+        self.answers = None if board is None else SharedAnswers(board, name)
         self.fault: TaglineError | None = None
         if is_needed and name != FETCH:
             self._load()
@@ -145,7 +153,7 @@ class _Stage:
             state = self._received(row, parcel)
             if isinstance(state, PartReport):
                 return _settled(report=state.to_json())
-            return _packed(run_stage(self.work, self.name, state))
+            return _packed(run_stage(self.work, self.name, state, answers=self.answers))
         except TaglineError as error:
             return _settled(fault=_named(error))
         except Exception:  # what else comes out of a stage has damaged this process
@@ -210,7 +218,7 @@ def _source(shards: Sequence[Shard]) -> Dataset:
 
 
 def _pooled(
-    dataset: Dataset, stage: tuple[Work, str, bool], allotment: Allotment, *, most_actors: int
+    dataset: Dataset, stage: tuple[Work, str, bool, Any], allotment: Allotment, *, most_actors: int
 ) -> Dataset:
     pool = ActorPoolStrategy(
         min_size=min(allotment.actors, most_actors),
@@ -258,7 +266,7 @@ def _packed(state: ShardState) -> pa.Table:
     ends = pa.py_buffer(np.array([0, data.size], np.int64))
     return _row(
         shard=json.dumps(asdict(state.shard)),
-        progress=json.dumps({"computed": state.computed, "cut": state.cut, "busy": state.busy}),
+        progress=json.dumps({name: getattr(state, name) for name in PROGRESS}),
         table=pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data]),  # no copy
     )
 

@@ -18,6 +18,7 @@ from jobs.shards import Plan, Shard, read_shard
 from operators.base import Operator, apply, stale_rows
 from operators.fetcher import Fetcher
 from operators.matcher import Matcher
+from operators.repeats import Answers
 from schemas.config import FETCH
 from schemas.enriched import ERROR, IMAGE_ENCODED, IS_DUE, key_column
 
@@ -58,6 +59,7 @@ class ShardState:
         shard: which.
         table: all its rows.
         computed: rows by operator so far.
+        copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage so far.
     """
@@ -65,6 +67,7 @@ class ShardState:
     shard: Shard
     table: pa.Table
     computed: Mapping[str, int] = field(default_factory=dict)
+    copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
 
@@ -80,13 +83,15 @@ def open_shard(work: Work, shard: Shard) -> ShardState:
     return ShardState(shard, patiently(lambda: read_shard(work.plan.directory, shard), path))
 
 
-def run_stage(work: Work, name: str, state: ShardState) -> ShardState:
-    """Takes a shard through one stage; errors as of `apply`."""
+def run_stage(
+    work: Work, name: str, state: ShardState, *, answers: Answers | None = None
+) -> ShardState:
+    """Takes a shard through one stage; `answers` are of other shards. Errors as of `apply`."""
     begun = time.perf_counter()
     if name == FETCH:
         state = replace(state, table=work.fetcher(state.table))
     else:
-        state = _computed(work, name, state)
+        state = _computed(work, name, state, answers)
     return replace(state, busy={**state.busy, name: time.perf_counter() - begun})
 
 
@@ -104,17 +109,26 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         repeated=dict(Counter(error["code"] for error in repeated)),
         transient=sum(error["transient"] for error in new),
         computed=state.computed,
+        copied=state.copied,
         cut=state.cut,
         busy=state.busy,
     )
     return put_part(work.plan, state.shard, state.table, report)
 
 
-def _computed(work: Work, name: str, state: ShardState) -> ShardState:
+def _computed(work: Work, name: str, state: ShardState, answers: Answers | None) -> ShardState:
     """Runs an operator and counts the rows it computed; drops the images after their last use."""
     operator = work.operator(name)
     stale = stale_rows(operator, state.table)
-    table = apply(operator, state.table, batch_rows=work.batches.get(name), fetch=work.fetcher.fill)
+    copied: list[int] = []
+    table = apply(
+        operator,
+        state.table,
+        batch_rows=work.batches.get(name),
+        fetch=work.fetcher.fill,
+        answers=answers,
+        on_copied=copied.append,
+    )
     done = table.select([n for n in table.column_names if n != IMAGE_ENCODED]).take(stale)
     done = done.filter(pc.equal(done[key_column(name)], operator.key))
     cut = operator.count_cut(done) if done.num_rows and isinstance(operator, Matcher) else 0
@@ -126,5 +140,6 @@ def _computed(work: Work, name: str, state: ShardState) -> ShardState:
         state,
         table=table,
         computed={**state.computed, name: done.num_rows},
+        copied={**state.copied, name: sum(copied)} if any(copied) else state.copied,
         cut={**state.cut, name: cut} if cut else state.cut,
     )

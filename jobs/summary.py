@@ -20,6 +20,7 @@ class Summary:
         table: where it lies.
         rows: of the manifest, new, changed, with an error, absent from the manifest.
         computed: rows by operator, those of runs that this one went on with included.
+        copied: those of them that got the answer of another row with the same picture.
         errors: rows tried that ended in an error, by code.
         seconds: this run took.
         version: of the table; None when there is none yet.
@@ -29,6 +30,7 @@ class Summary:
     table: str
     rows: Mapping[str, int]
     computed: Mapping[str, int]
+    copied: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     version: int | None = None
@@ -59,6 +61,7 @@ class Summary:
             self,
             rows={**self.rows, "errors": plan.counts.settled + failed.total()},
             computed={name: rows + computed[name] for name, rows in self.computed.items()},
+            copied=Counter(self.copied) + total(reports, "copied"),
             errors=Counter(self.errors) + failed,
             version=version,
             limiting_stage=_limiting_stage(reports, actors) or self.limiting_stage,
@@ -76,7 +79,7 @@ class Summary:
 
 
 def total(reports: Sequence[PartReport], name: str) -> Counter[str]:
-    """Adds up what reports say of `errors`, `computed`, `cut` or `busy`."""
+    """Adds up what reports say of `errors`, `computed`, `copied`, `cut` or `busy`."""
     found: Counter[str] = Counter()
     for report in reports:
         found.update(getattr(report, name))
@@ -89,6 +92,8 @@ def show(summary: Summary, console: Console) -> None:
     grid = Grid.grid(padding=(0, 2))
     grid.add_row("rows", _counts({**rows, "errors": rows["errors"]}))
     grid.add_row("computed", _counts(summary.computed) or "nothing")
+    if summary.copied:
+        grid.add_row("of them copied", _counts(summary.copied))
     if summary.errors:
         grid.add_row("failed in this run", _counts(summary.errors))
     grid.add_row("took", f"{summary.seconds:.1f} s" + _limit(summary))

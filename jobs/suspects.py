@@ -111,14 +111,15 @@ def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
         state.table.drop_columns([n for n in [IMAGE_ENCODED] if n in state.table.column_names])
         for state in done
     ]
-    computed, cut, busy = Counter[str](), Counter[str](), Counter[str]()
+    computed, copied, cut, busy = (Counter[str]() for _ in range(4))
     for state in done:
         computed.update(state.computed)
+        copied.update(state.copied)
         cut.update(state.cut)
         busy.update(state.busy)
     names = tables[0].column_names
     table = pa.concat_tables([table.select(names) for table in tables])
-    return ShardState(shard, table, dict(computed), dict(cut), dict(busy))
+    return ShardState(shard, table, dict(computed), dict(copied), dict(cut), dict(busy))
 
 
 class _OwnProcess:

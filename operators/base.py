@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from operators.columns import (
     BOOKKEEPING,
     Failure,
+    Outcome,
     Positions,
     is_due,
     is_stale,
@@ -29,7 +29,7 @@ from operators.columns import (
     with_columns,
     with_errors,
 )
-from operators.repeats import first_alike
+from operators.repeats import Answers, compute_once, digests
 from schemas.enriched import (
     ERROR,
     IMAGE_ENCODED,
@@ -89,6 +89,8 @@ def apply(
     *,
     batch_rows: int | None = None,
     fetch: Fetch | None = None,
+    answers: Answers | None = None,
+    on_copied: Callable[[int], object] | None = None,
 ) -> pa.Table:
     """Runs an operator over the rows that are due, healthy and stale.
 
@@ -108,6 +110,8 @@ def apply(
         fetch: fills `image_encoded` where it is null, for shards too big to travel with their
             bytes; the rows it cannot fill it names with `RowFaults`, and their error has the stage
             `fetch`.
+        answers: of calls for other tables, so that what they computed is copied too.
+        on_copied: told how many rows were copied rather than computed.
 
     Returns:
         `table`, in its order, with `operator.writes`, its key column, `error` and `enriched_at`
@@ -124,15 +128,16 @@ def apply(
         raise ValueError(f"batch_rows is {rows}; at least 1 row a batch is needed")
     table = _with_columns(operator, table)
     stale = stale_rows(operator, table)
-    outcome = _Outcome()
+    outcome = Outcome()
     if len(stale):
         operator.load()
         needed = _needed(operator, table, fetch)
-        firsts = first_alike(table, stale, operator.reads)
-        is_repeat = firsts != stale
-        compute = partial(_compute, operator, needed, rows=rows, fetch=fetch, outcome=outcome)
-        compute(stale[~is_repeat])
-        compute(_copy(outcome, stale[is_repeat], firsts[is_repeat]))
+        reads, is_fetched = operator.reads, fetch is not None
+        seen = digests(operator.key, reads, table, stale, is_fetched=is_fetched)
+        compute = partial(_compute, operator, needed, rows=rows, fetch=fetch)
+        outcome = compute_once(compute, stale, seen, answers=answers, rows=rows)
+    if on_copied:
+        on_copied(outcome.copied)
     return _merge(operator, table, outcome)
 
 
@@ -142,15 +147,6 @@ def stale_rows(operator: Operator, table: pa.Table) -> Positions:
     is_open = pc.and_(is_due(table), pc.is_null(table[ERROR]))
     wanted = pc.and_(is_open, is_stale(table, key_column(operator.name), operator.key))
     return np.flatnonzero(wanted.to_numpy()).astype(np.int64)
-
-
-@dataclass
-class _Outcome:
-    """What became of the stale rows: results by blocks of positions, failures by position."""
-
-    positions: list[Positions] = field(default_factory=list)
-    results: list[pa.Table] = field(default_factory=list)
-    failures: dict[int, Failure] = field(default_factory=dict)
 
 
 def _with_columns(operator: Operator, table: pa.Table) -> pa.Table:
@@ -179,9 +175,9 @@ def _compute(
     *,
     rows: int,
     fetch: Fetch | None,
-    outcome: _Outcome,
-) -> None:
+) -> Outcome:
     """Computes micro-batches, and what each failure leaves of one, until all rows are settled."""
+    outcome = Outcome()
     starts = range(0, len(positions), rows)
     waiting = [positions[start : start + rows] for start in reversed(starts)]
     while waiting:
@@ -190,8 +186,7 @@ def _compute(
             continue
         stage, result = _attempt(operator, table, batch, fetch)
         if isinstance(result, pa.Table):
-            outcome.positions.append(batch)
-            outcome.results.append(result)
+            outcome.settle(batch, result)
         elif isinstance(result, RowFaults):
             at = _fault_positions(stage, result, len(batch))
             for position in at:
@@ -203,23 +198,7 @@ def _compute(
         else:
             half = (len(batch) + 1) // 2
             waiting += [batch[half:], batch[:half]]
-
-
-def _copy(outcome: _Outcome, repeats: Positions, firsts: Positions) -> Positions:
-    """Gives repeated rows the results of the first ones.
-
-    Returns:
-        The rows whose first one failed: each is to be tried by itself, and have its own error.
-    """
-    computed = np.concatenate([np.empty(0, np.int64), *outcome.positions])
-    row_of = {position: row for row, position in enumerate(computed.tolist())}
-    rows = np.array([row_of.get(first, -1) for first in firsts.tolist()], np.int64)
-    has_result = rows >= 0
-    if has_result.any():
-        results = pa.concat_tables(outcome.results)
-        outcome.positions.append(repeats[has_result])
-        outcome.results.append(results.take(rows[has_result]))
-    return repeats[~has_result]
+    return outcome
 
 
 def _attempt(
@@ -313,9 +292,9 @@ def _is_poison(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in _POISON_SIGNS)
 
 
-def _merge(operator: Operator, table: pa.Table, outcome: _Outcome) -> pa.Table:
+def _merge(operator: Operator, table: pa.Table, outcome: Outcome) -> pa.Table:
     """Writes results and failures into the table, and nulls what a failed row may not keep."""
-    computed = np.concatenate([np.empty(0, np.int64), *outcome.positions])
+    computed = outcome.computed()
     failed = np.array(sorted(outcome.failures), np.int64)
     results = pa.concat_tables([operator.writes.empty_table(), *outcome.results])
     for name in operator.writes.names:

@@ -4,7 +4,7 @@ Everything here takes whole columns; no function loops over the rows of a table.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -39,6 +39,54 @@ class Failure:
 
     stage: str
     fault: RowFault
+
+
+@dataclass
+class Outcome:
+    """What became of some rows: results by blocks of positions, failures by position.
+
+    Args:
+        positions: of blocks of rows that have results.
+        results: of those blocks.
+        failures: of the others.
+        copied: rows among the former that were not computed.
+    """
+
+    positions: list[Positions] = field(default_factory=list)
+    results: list[pa.Table] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    copied: int = 0
+
+    def settle(self, positions: Positions, results: pa.Table, *, is_copied: bool = False) -> None:
+        """Gives rows their results."""
+        self.positions.append(positions)
+        self.results.append(results)
+        self.copied += len(positions) if is_copied else 0
+
+    def add(self, other: "Outcome") -> None:
+        """Takes over what became of other rows."""
+        self.positions += other.positions
+        self.results += other.results
+        self.failures.update(other.failures)
+        self.copied += other.copied
+
+    def computed(self) -> Positions:
+        """All rows that have results, in the order of these."""
+        return np.concatenate([np.empty(0, np.int64), *self.positions])
+
+    def copy(self, repeats: Positions, firsts: Positions) -> Positions:
+        """Gives repeated rows the results of the first ones.
+
+        Returns:
+            The rows whose first one has none.
+        """
+        row_of = {position: row for row, position in enumerate(self.computed().tolist())}
+        rows = np.array([row_of.get(first, -1) for first in firsts.tolist()], np.int64)
+        has_result = rows >= 0
+        if has_result.any():
+            results = pa.concat_tables(self.results).take(rows[has_result])
+            self.settle(repeats[has_result], results, is_copied=True)
+        return repeats[~has_result]
 
 
 def with_columns(table: pa.Table, declared: Iterable[pa.Field]) -> pa.Table:

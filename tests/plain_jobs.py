@@ -186,7 +186,7 @@ def part_rows(planned: Plan, shard: Shard) -> list[dict[str, Any]]:
     return rows
 
 
-def table_rows(folder: Path) -> list[dict[str, Any]]:
+def table_rows(folder: Path, name: str = "table") -> list[dict[str, Any]]:
     """Reads the table of a job, by image_id."""
-    table = open_table(str(folder / "table"))
+    table = open_table(str(folder / name))
     return table.read().sort_by("image_id").to_pylist() if table else []

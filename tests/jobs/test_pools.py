@@ -29,7 +29,7 @@ def test_a_shard_arrives_as_it_was_sent():
             "error": pa.nulls(3, pa.struct([("code", pa.string())])),
         }
     )
-    state = ShardState(SHARD, table, {"caption": 2}, {"fetch": 0.25})
+    state = ShardState(SHARD, table, {"caption": 2}, busy={"fetch": 0.25})
 
     parcel = sent(pools._packed(state))
     row = parcel.drop_columns(["table"]).to_pylist()[0]
