@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -22,6 +22,9 @@ SHOWN = 5  # faults in a message
 COUNTS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PLURAL_STARTS = frozenset([*COUNTS, "several", "many"])
 STARTS = frozenset(["a", "an", "the", "one", "some", "no"])  # of a name that needs no article
+
+
+Words = Annotated[str, Field(pattern=r"\S")]
 
 
 class Label(Strict):
@@ -37,11 +40,11 @@ class Label(Strict):
         parent: the id of a label that holds wherever this one does.
     """
 
-    id: str = Field(min_length=1)
-    en: str | None = Field(default=None, min_length=1)
-    zh: str | None = Field(default=None, min_length=1)
-    hypothesis: str | None = Field(default=None, min_length=1)
-    synonyms: tuple[str, ...] = ()
+    id: Words
+    en: Words | None = None
+    zh: Words | None = None
+    hypothesis: Words | None = None
+    synonyms: tuple[Words, ...] = ()
     parent: str | None = None
 
     @property
@@ -149,7 +152,7 @@ def _described(fault: Any) -> str:
         return f"unknown key {name!r}; {nearest(name, Label.model_fields)}"
     if fault["type"] == "missing":
         return f"{name} is missing; every label needs one"
-    if fault["type"] == "string_too_short":
+    if fault["type"] == "string_pattern_mismatch":
         return f"{name} is empty"
     return f"{name} is {fault['input']!r}: {fault['msg'].lower()}"
 
@@ -166,15 +169,22 @@ def _faults(labels: list[Label]) -> list[str]:
                 f"{nearest(label.parent, parents)[:200]}"
             )
     return faults or [
-        f"label {label.id!r} is its own ancestor; parents must end somewhere"
-        for label in labels
-        if _is_circular(label.id, parents)
+        f"label {name!r} is its own ancestor; parents must end somewhere"
+        for name in _circular(parents)
     ]
 
 
-def _is_circular(name: str, parents: Mapping[str, str | None]) -> bool:
-    at, seen = parents[name], {name}
-    while at is not None and at not in seen:
-        seen.add(at)
-        at = parents[at]
-    return at == name
+def _circular(parents: Mapping[str, str | None]) -> list[str]:
+    """The labels that are their own ancestors; each label is walked over once."""
+    found: list[str] = []
+    walked: set[str] = set()
+    for start in parents:
+        path: dict[str, None] = {}
+        at: str | None = start
+        while at is not None and at not in walked and at not in path:
+            path[at] = None
+            at = parents[at]
+        if at in path:
+            found += [*path][[*path].index(at) :]
+        walked.update(path)
+    return found
