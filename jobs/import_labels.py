@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from jobs import storage
-from jobs.exporting.label_studio import IMAGE, RIGHT, VERDICT, WRONG
+from jobs.exporting.label_studio import CHOICES, IMAGE, RIGHT, VERDICT, WRONG
 from jobs.gold import FALSE, LABEL, TEXT, TRUE, TRUTH
-from operators.claims import LABELS
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ConfigError, DatasetError
 from schemas.label_studio import Annotation, AskedQuestion, Task, TaskData
@@ -175,7 +174,7 @@ def _answers(data: TaskData, annotations: Sequence[Annotation], where: str) -> l
             verdict = said.get(VERDICT.format(name) if is_caption else name)
             caption = said.get(name) if is_caption else None
             if verdict is not None:
-                _check(verdict, (RIGHT, WRONG) if is_caption else LABELS, f"{where}: {name}")
+                _check(verdict, CHOICES[question.asked], f"{where}: {name}")
             if verdict is not None or caption is not None:
                 found.append(Answer(data, name, question, verdict, caption))
     return found

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Asked = Literal["caption", "label", "tag", "match"]
+
 
 class _Exported(BaseModel):
     """Label Studio says more than we need."""
@@ -18,13 +20,13 @@ class AskedQuestion(_Exported):
     """What a question is about in one task.
 
     Args:
-        asked: whether for a better caption or for a label.
+        asked: for a better caption, what a label is, whether a tag holds, or a match is one.
         label: what gold calls it.
         text: the caption or hypothesis that the table has in a column; else None.
-        hypothesis: what a label is about; None where that is not known, and of a caption.
+        hypothesis: what a label is about; None where that is not known, and of all else.
     """
 
-    asked: Literal["caption", "label"]
+    asked: Asked
     label: str
     text: str | None
     hypothesis: str | None

@@ -1,8 +1,9 @@
 """Label Studio: `tasks.json` with the table's answers as predictions, and the `config.xml` beside.
 
 People are asked of each caption whether it is right, and for a better one; of each label what it
-should be. Tasks come with the least sure first, which is also their prediction's score. What was
-asked lies in the task's `data.questions`, so that `jobs.import_labels` knows what an answer means.
+should be; of each tag whether it holds; of each match whether it is one. Tasks come with the least
+sure first, which is also their prediction's score. What was asked lies in the task's
+`data.questions`, so that `jobs.import_labels` knows what an answer means.
 
 A picture in a bucket or on a host keeps its uri; a local one is copied to `images/` and named as
 Label Studio serves local files, with the folder that holds the exported one as document root.
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -27,16 +28,29 @@ from operators.claims import LABELS
 from operators.policy import Place
 from schemas.enriched import IMAGE_ID, URI, key_column
 from schemas.errors import ConfigError
-from schemas.label_studio import AskedQuestion
+from schemas.label_studio import Asked, AskedQuestion
 
 IMAGE = "image"  # the name of the picture's tag, and of its key in a task
 RIGHT, WRONG = "right", "wrong"  # what a person may say of a caption
 VERDICT = "{}_is"  # the name of the choice between the two
 TEXT = "{}_text"  # the key of what a question is about
 QUESTIONS = "questions"
-MOST_HYPOTHESES = 50
-
-Asked = Literal["caption", "label"]
+MOST_LISTED = 100  # hypotheses or tags of a row
+YES_OR_NO = ("yes", "no")
+HEADERS: Mapping[Asked, str] = {
+    "caption": "Is this caption right?",
+    "label": "Does this hold of the picture?",
+    "tag": "Is this in the picture?",
+    "match": "Do this text and the picture belong together?",
+}
+CHOICES: Mapping[Asked, tuple[str, ...]] = {
+    "caption": (RIGHT, WRONG),
+    "label": LABELS,
+    "tag": YES_OR_NO,
+    "match": YES_OR_NO,
+}
+NOTHING = "(nothing to ask here: go on)"  # where a row lists less than others
+EVEN = 0.5  # from here on a match is more likely than none
 
 
 @dataclass(frozen=True)
@@ -46,8 +60,8 @@ class Question:
     Args:
         name: of the control's tag.
         column: of the table that answers it.
-        asked: for a better caption, or for a label.
-        place: in the column's list of hypotheses; None where it holds no list.
+        asked: what about.
+        place: in the column's list of hypotheses or tags; None where it holds no list.
     """
 
     name: str
@@ -89,15 +103,16 @@ def config(questions: Sequence[Question]) -> str:
     lines = [f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}" zoom="true"/>']
     for one in questions:
         about = quoteattr(f"${TEXT.format(one.name)}")
+        lines.append(f'  <Header value={quoteattr(HEADERS[one.asked])} size="6"/>')
         lines.append(f'  <Header value={about} size="4"/>')
-        if one.asked == "caption":
-            lines.append(_choices(VERDICT.format(one.name), (RIGHT, WRONG)))
+        is_caption = one.asked == "caption"
+        name = VERDICT.format(one.name) if is_caption else one.name
+        lines.append(_choices(name, CHOICES[one.asked]))
+        if is_caption:
             lines.append(
                 f'  <TextArea name={quoteattr(one.name)} toName="{IMAGE}" rows="2" '
                 'editable="true" maxSubmissions="1" placeholder="A better caption"/>'
             )
-        else:
-            lines.append(_choices(one.name, LABELS))
     return "\n".join([*lines, "</View>\n"])
 
 
@@ -113,15 +128,23 @@ def _questions(selection: Selection) -> list[Question]:
     roles = selection.roles
     found = [Question(name, name, "caption") for name in roles.captions]
     found += [Question(one.column, one.column, "label") for one in roles.of_kind("entailment")]
+    found += [Question(one.column, one.column, "match") for one in roles.of_kind("matcher")]
     for one in roles.of_kind("hypotheses"):
-        count = _longest(selection, one.column)
-        if count > MOST_HYPOTHESES:
-            raise ConfigError(
-                f"{selection.table.path}: {one.column!r} holds {count} hypotheses; at most "
-                f"{MOST_HYPOTHESES} can be asked about"
-            )
-        found += [Question(f"{one.column}_{n}", one.column, "label", n) for n in range(count)]
+        found += _listed(selection, one.column, "label")
+    for name in roles.tags:
+        found += _listed(selection, name, "tag")
     return found
+
+
+def _listed(selection: Selection, column: str, asked: Asked) -> list[Question]:
+    """A question for each place of a column of lists."""
+    count = _longest(selection, column)
+    if count > MOST_LISTED:
+        raise ConfigError(
+            f"{selection.table.path}: {column!r} holds {count} entries in a row; at most "
+            f"{MOST_LISTED} can be asked about"
+        )
+    return [Question(f"{column}_{n}", column, asked, n) for n in range(count)]
 
 
 def _longest(selection: Selection, column: str) -> int:
@@ -133,7 +156,7 @@ def _longest(selection: Selection, column: str) -> int:
 def _columns(selection: Selection) -> list[str]:
     roles = selection.roles
     keys = [key_column(name) for name in roles.keys]
-    wanted = [IMAGE_ID, URI, *keys, *roles.texts.values(), *roles.quality_reads]
+    wanted = [IMAGE_ID, URI, *keys, *roles.texts.values(), *roles.quality_reads, *roles.tags]
     for source in roles.sources:
         wanted += [source.column, *source.reads]
     return [name for name in dict.fromkeys(wanted) if name in selection.columns]
@@ -198,11 +221,13 @@ def _task(
     image: str,
     score: float,
 ) -> dict[str, Any]:
-    asked = {one.name: _asked(row, one, selection.roles.texts) for one in questions}
+    told = {one.name: _asked(row, one, selection.roles.texts) for one in questions}
+    asked = {name: one for name, one in told.items() if one is not None}
     data = {
         IMAGE: image,
         IMAGE_ID: row[IMAGE_ID],
         URI: row[URI],
+        **{TEXT.format(one.name): NOTHING for one in questions},
         **{TEXT.format(name): one.text or one.label for name, one in asked.items()},
         QUESTIONS: {name: one.model_dump() for name, one in asked.items()},
     }
@@ -211,23 +236,30 @@ def _task(
     return {"data": data, "predictions": [prediction]}
 
 
-def _asked(row: Mapping[str, Any], question: Question, texts: Mapping[str, str]) -> AskedQuestion:
-    column = question.column
+def _asked(
+    row: Mapping[str, Any], question: Question, texts: Mapping[str, str]
+) -> AskedQuestion | None:
+    """What is asked of a row; None where it has nothing at that place."""
+    column, asked = question.column, question.asked
     if question.place is not None:
-        entry = _entry(row, question)
-        about = entry["text"] if entry else None
-        return AskedQuestion(asked="label", label=about or "", text=None, hypothesis=about)
-    if question.asked == "caption":
-        return AskedQuestion(asked="caption", label=column, text=row[column], hypothesis=None)
+        entries = row[column] or []
+        if question.place >= len(entries):
+            return None
+        about = entries[question.place]["label" if asked == "tag" else "text"]
+        hypothesis = None if asked == "tag" else about
+        return AskedQuestion(asked=asked, label=about, text=None, hypothesis=hypothesis)
+    if asked == "caption":
+        return AskedQuestion(asked=asked, label=column, text=row[column], hypothesis=None)
+    if asked == "match" and row[column] is None:
+        return None
     text = row.get(texts.get(column, ""))
-    return AskedQuestion(asked="label", label=column, text=text, hypothesis=text)
+    hypothesis = text if asked == "label" else None
+    return AskedQuestion(asked=asked, label=column, text=text, hypothesis=hypothesis)
 
 
 def _results(row: Mapping[str, Any], question: Question) -> Iterator[dict[str, Any]]:
     """What the table answers."""
-    entry = _entry(row, question)
-    is_listed = question.place is not None
-    answer = (entry["label"] if entry else None) if is_listed else row[question.column]
+    answer = _answer(row, question)
     if answer is None:
         return
     is_caption = question.asked == "caption"
@@ -240,12 +272,17 @@ def _results(row: Mapping[str, Any], question: Question) -> Iterator[dict[str, A
     }
 
 
-def _entry(row: Mapping[str, Any], question: Question) -> Mapping[str, Any] | None:
-    """The entry of a list of hypotheses; None where the list has none at that place."""
-    if question.place is None:
-        return None
-    entries: Sequence[Mapping[str, Any]] = row[question.column] or []
-    return entries[question.place] if question.place < len(entries) else None
+def _answer(row: Mapping[str, Any], question: Question) -> str | None:
+    """A caption or a choice; None where the row has no answer."""
+    value = row[question.column]
+    if question.place is not None:
+        entry = value[question.place] if value and question.place < len(value) else None
+        if entry is None:
+            return None
+        return "yes" if question.asked == "tag" else entry["label"]
+    if question.asked == "match" and value is not None:
+        return "yes" if value >= EVEN else "no"
+    return None if value is None else str(value)
 
 
 def _version(row: Mapping[str, Any], selection: Selection) -> str:

@@ -199,20 +199,27 @@ def controls(config):
     assert set(objects) == {"image"}
     found = {one.get("name"): one for one in root if one.get("toName")}
     assert all(one.get("toName") in objects for one in found.values())
-    return found, {one.get("value").removeprefix("$") for one in root if one.get("value")}
+    shown = [one.get("value", "") for one in root]
+    return found, {value[1:] for value in shown if value.startswith("$")}
 
 
 def test_label_studio_tasks_follow_its_format(export, table):
     # Rules of label_studio/tasks/validation.py (TaskValidator) and of label_studio_sdk's
     # label_interface (ChoicesValue, TextAreaValue, PredictionValue, LabelInterface.validate_task).
+    tags = table.columns["tags"].to_pylist()
+    tags[0] = [{**tags[0][0], "label": '<b>"sky"</b>'}, *tags[0]]  # one row has two
+    table.write(tags=pa.array(tags, table.columns["tags"].type))
     out, _ = export("labelstudio")
     tags, variables = controls((out / "config.xml").read_text())
     assert {name: tag.tag for name, tag in tags.items()} == {
         "caption_is": "Choices",
         "caption": "TextArea",
         "holds": "Choices",
+        "match": "Choices",
         "claims_0": "Choices",
         "claims_1": "Choices",
+        "tags_0": "Choices",
+        "tags_1": "Choices",
     }
     tasks = json.loads((out / "tasks.json").read_text())
     assert len(tasks) == 10
@@ -222,7 +229,10 @@ def test_label_studio_tasks_follow_its_format(export, table):
         assert all(isinstance(task["data"][name], str) for name in variables)
         (prediction,) = task["predictions"]
         assert isinstance(prediction["score"], float)
-        assert len({one["id"] for one in prediction["result"]}) == len(prediction["result"]) == 4
+        ids = [one["id"] for one in prediction["result"]]
+        has_two = task["data"]["image_id"] == "scene-0"
+        assert len(set(ids)) == len(ids) == (7 if has_two else 6)
+        assert ("tags_1" in task["data"]["questions"]) == has_two
         for one in prediction["result"]:
             tag = tags[one["from_name"]]
             assert (one["to_name"], one["type"]) == (tag.get("toName"), tag.tag.lower())

@@ -77,21 +77,27 @@ def answer_all(tasks, table):
         wrong = table.is_wrong[n]
         said = {"caption_is": "wrong" if wrong else "right", "caption": table.truth[n]}
         said |= {"holds": "no" if wrong else "yes", "claims_0": "maybe"}
+        said |= {"match": "no" if wrong else "yes", "tags_0": "no" if wrong else "yes"}
         task["annotations"].append(annotation(**said))
 
 
 def test_answers_become_gold(tasks, table, bring):
     answer_all(tasks, table)
     told, rows = bring()
-    assert (told["rows"], told["tasks"], told["unanswered"], told["skipped"]) == (30, 10, 0, 0)
-    by_label = {label: [] for label in ("caption", "holds", HYPOTHESES[0])}
+    assert (told["rows"], told["tasks"], told["unanswered"], told["skipped"]) == (50, 10, 0, 0)
+    by_label = {label: [] for label in ("caption", "holds", "match", HYPOTHESES[0])}
     for row in rows:
         n = table.ids.index(row["image_id"])
-        by_label[row["label"]].append((n, row["truth"], row["text"]))
+        if row["label"] in by_label:
+            by_label[row["label"]].append((n, row["truth"], row["text"]))
+        else:
+            assert row["label"] == table.captions[n].split()[-1]
+            assert (row["truth"], row["text"]) == ("no" if table.is_wrong[n] else "yes", None)
     for n, truth, text in by_label["caption"]:
         assert (truth, text) == ("false" if table.is_wrong[n] else "true", table.captions[n])
     for n, truth, text in by_label["holds"]:
         assert (truth, text) == ("no" if table.is_wrong[n] else "yes", table.captions[n])
+    assert [said[:2] for said in by_label["match"]] == [said[:2] for said in by_label["holds"]]
     assert all(said[1:] == ("maybe", None) for said in by_label[HYPOTHESES[0]])
 
 
@@ -107,6 +113,8 @@ def test_calibrate_takes_what_was_brought_back(tagline, table, tasks, bring, tmp
     assert (columns["caption"]["answers"], columns["caption"]["right"]) == (10, 8)
     assert (columns["holds"]["answers"], columns["holds"]["right"]) == (10, 10)
     assert (columns["claims"]["answers"], columns["claims"]["right"]) == (10, 0)
+    assert (columns["match"]["answers"], columns["match"]["right"]) == (10, 8)
+    assert (columns["tags"]["answers"], columns["tags"]["right"]) == (10, 8)
     assert found["left_out"] == {}
 
 
