@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 
 from jobs import storage
 from jobs.gold import Answered, Judged, match, read_gold
-from jobs.learn_then_test import Finding, find_threshold, seems_random
+from jobs.learn_then_test import Finding, find_threshold, independent, seems_random
 from jobs.records import read_description
 from jobs.reliability import Bin, cross_fitted, fit_scale, reliability
 from jobs.roles import judges_of, present_keys, text_columns
 from jobs.table import Table, existing_table
 from operators.acceptance import VERDICTS, verdicts_of
-from operators.claims import Claims, Scale, claims_of, sources_of
+from operators.claims import Claims, Scale, Source, claims_of, sources_of
 from schemas.calibration import CalibratedColumn, Calibration, Thresholds
 from schemas.enriched import ERROR, IMAGE_ID, key_column
 from schemas.errors import ConfigError, DatasetError
@@ -37,11 +37,13 @@ class Promise:
 
     Args:
         label: None for a whole column.
+        tested: of people's answers, those that are independent of each other.
         accept: from which confidence on they are right.
         reject: down to which they are wrong.
     """
 
     label: str | None
+    tested: int
     accept: Finding
     reject: Finding
 
@@ -54,6 +56,8 @@ class Calibrated:
         column: as it is written to the file.
         answers: of people, and how many of them say that the table is right.
         right: see there.
+        recall: of a column of tags, the share of the true ones that the table gives; None where
+            people named none that it does not give.
         promises: for each label, or one.
         verdicts: answers of the table by what becomes of them.
         before: the diagram of the confidence as it is.
@@ -64,6 +68,7 @@ class Calibrated:
     column: CalibratedColumn
     answers: int
     right: int
+    recall: float | None
     promises: tuple[Promise, ...]
     verdicts: Mapping[str, int]
     before: Sequence[Bin]
@@ -197,9 +202,19 @@ def _judged(
         usable = rows.filter(_is_usable(rows, {writers[c]: key for c, key in mine.items()}))
         claims = claims_of(usable, source)
         ids = usable[IMAGE_ID].combine_chunks().take(pa.array(claims.rows))
-        found.append(Judged(source, claims, ids, shown.get(about[source.column] or "", {})))
+        texts_of = shown.get(about[source.column] or "", {})
+        found.append(Judged(source, claims, ids, texts_of, _tagged(usable, source, images)))
         of_column[source.column] = mine
     return found, of_column
+
+
+def _tagged(rows: pa.Table, source: Source, images: pa.ChunkedArray) -> frozenset[str]:
+    """Of some images those that a tagger looked at; none for another kind of column."""
+    if source.kind != "tags":
+        return frozenset()
+    is_tagged = pc.is_valid(rows[source.column])
+    is_tagged = pc.and_(is_tagged, pc.is_in(rows[IMAGE_ID], value_set=images.combine_chunks()))
+    return frozenset(rows[IMAGE_ID].filter(is_tagged).to_pylist())
 
 
 def _writer(column: str, operators: Iterable[str]) -> str:
@@ -236,6 +251,7 @@ def _calibrated(
 ) -> Calibrated:
     claims, source = judged.claims, judged.source
     confidence = claims.confidence[answered.claims]
+    right = int(np.count_nonzero(answered.is_right))
     promises = _promises(
         claims,
         answered,
@@ -256,7 +272,8 @@ def _calibrated(
     return Calibrated(
         column=column,
         answers=len(confidence),
-        right=int(np.count_nonzero(answered.is_right)),
+        right=right,
+        recall=right / (right + answered.missed) if answered.missed else None,
         promises=tuple(promises),
         verdicts=dict(zip(VERDICTS, counts.tolist(), strict=True)),
         before=reliability(confidence, answered.is_right),
@@ -287,14 +304,15 @@ def _promises(
             if label is None
             else pc.equal(claims.labels, label).to_numpy(zero_copy_only=False)
         )
-        among = is_of[answered.claims]
+        among = np.flatnonzero(is_of[answered.claims])
+        among = among[independent(claims.rows[answered.claims[among]])]
         population = claims.confidence[is_of]
         confidence = claims.confidence[answered.claims[among]]
         is_right = answered.is_right[among]
         asked = {"precision": precision, "risk": risk / len(labels)}
         accept = find_threshold(population, confidence, is_right, **asked)
         reject = find_threshold(-population, -confidence, ~is_right, **asked)
-        found.append(Promise(label, accept, reject))
+        found.append(Promise(label, len(among), accept, reject))
     return found
 
 
@@ -318,12 +336,18 @@ def _thresholds(promise: Promise, scale: Scale) -> Thresholds:
 
 def _column_json(found: Calibrated) -> dict[str, Any]:
     thresholds = [
-        {**given.model_dump(), "answers": promise.accept.answers, "more": promise.accept.more}
+        {
+            **given.model_dump(),
+            "tested": promise.tested,
+            "answers": promise.accept.answers,
+            "more": promise.accept.more,
+        }
         for given, promise in zip(found.column.thresholds, found.promises, strict=True)
     ]
     return {
         "answers": found.answers,
         "right": found.right,
+        "recall": found.recall,
         "temperature": found.column.temperature,
         "shift": found.column.shift,
         "thresholds": thresholds,

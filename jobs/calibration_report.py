@@ -34,6 +34,16 @@ def show(found: Found, console: Console) -> None:
             f"\n[bold]{name}[/bold]: {column.answers:,} people's answers, {share:.1%} of the "
             f"table's are right; temperature {column.column.temperature:.2f}"
         )
+        if column.recall is not None:
+            console.print(
+                f"  recall: {column.recall:.1%} of the tags that people call true are the table's"
+            )
+        tested = sum(promise.tested for promise in column.promises)
+        if tested < column.answers:
+            console.print(
+                f"  {tested:,} of the answers are tested: one of an image for each threshold, as "
+                "those about the same image may err together"
+            )
         for given, promise in zip(column.column.thresholds, column.promises, strict=True):
             for line in _told(given, promise, promised.precision, promised.confidence):
                 console.print(f"  {line}")

@@ -3,7 +3,8 @@
 A file has the columns `image_id`, `label` and `truth`, and may have `text`. The label says what was
 judged, in any of these ways: an operator's column (`caption`); one of its hypotheses or tags; the
 answer a person saw (`yes`); the caption a person saw. An answer about something that the table says
-differently by now is left out, and counted.
+differently by now is left out, and counted. A true label that the table gives other images and not
+this one is a tag that was missed: it tells the recall.
 """
 
 from collections import Counter, defaultdict
@@ -38,6 +39,8 @@ ABSENT = "about images that the table has no answer for"
 UNKNOWN = "whose label names nothing that the table says of the image"
 CHANGED = "about a text that the table no longer has"
 DOUBLED = "given twice, and counted once"
+MISSED = "true tags that the table does not give"
+UNTAGGED = "wrong tags, which the table does not give either"
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ class Answered:
     Args:
         claims: (n,) positions among the column's claims.
         is_right: (n,).
+        missed: tags that people call true and the table does not give.
     """
 
     claims: npt.NDArray[np.int64]
     is_right: npt.NDArray[np.bool_]
+    missed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,14 @@ class Judged:
         claims: all of its claims.
         ids: (n,) strings: the image of each claim.
         texts: by image, the text that each claim of it is about; empty where that is not known.
+        tagged: of a column of tags, the images that a tagger looked at; else empty.
     """
 
     source: Source
     claims: Claims
     ids: pa.Array
     texts: Mapping[str, str]
+    tagged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -129,12 +136,14 @@ def match(
     wanted = gold[IMAGE_ID].combine_chunks()
     there = _claims_by_image(judged, wanted)
     texts = {one.source.column: one.texts for one in judged}
+    tags = [_Tags(one) for one in judged if one.source.kind == "tags"]
     left: Counter[str] = Counter()
     odd: list[str] = []
     found: dict[str, dict[int, bool]] = defaultdict(dict)
     for row in gold.to_pylist():
         fitting = _fitting(row[LABEL], there.get(row[IMAGE_ID], []), texts, row[IMAGE_ID])
         if isinstance(fitting, str):
+            fitting = next((_missed(row, some) for some in tags if some.knows(row)), fitting)
             left[fitting] += 1
             odd += [row[LABEL]] * (fitting == UNKNOWN)
             continue
@@ -150,11 +159,38 @@ def match(
     left[DOUBLED] = gold.num_rows - left.total() - sum(map(len, found.values()))
     if not any(found.values()):
         raise DatasetError(_nothing_fits(where, left, odd, judged))
+    missed = {some.column: len(some.missed) for some in tags}
     answered = {
-        column: Answered(np.array(list(of), np.int64), np.array(list(of.values()), np.bool_))
+        column: Answered(
+            np.array(list(of), np.int64),
+            np.array(list(of.values()), np.bool_),
+            missed.get(column, 0),
+        )
         for column, of in found.items()
     }
     return answered, +left
+
+
+class _Tags:
+    """A column of tags: what people may say of it beside what it gives."""
+
+    def __init__(self, judged: Judged) -> None:
+        self.column = judged.source.column
+        self.images = judged.tagged
+        self.labels = frozenset(pc.unique(judged.claims.labels).to_pylist())
+        self.missed: set[tuple[str, str]] = set()
+
+    def knows(self, row: Mapping[str, str]) -> bool:
+        """Whether an answer is about a label that is given somewhere, of an image it looked at."""
+        return row[IMAGE_ID] in self.images and row[LABEL] in self.labels
+
+
+def _missed(row: Mapping[str, str], tags: _Tags) -> str:
+    """Notes an answer about a tag that the table does not give; the reason to leave it out."""
+    if row[TRUTH] not in (TRUE, YES):
+        return UNTAGGED
+    tags.missed.add((row[IMAGE_ID], row[LABEL]))
+    return MISSED
 
 
 def _checked(path: str, table: pa.Table) -> pa.Table:

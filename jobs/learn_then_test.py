@@ -7,6 +7,7 @@ Test, Angelopoulos et al. 2021, arXiv:2110.01052, with fixed sequences of tests 
 that share the risk. The test of one candidate is the exact binomial one.
 
 The answers must be of items drawn at random from the population, and independent of each other.
+Where several are about one image they are not: `independent` draws those that may be tested.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy.typing as npt
 STEPS = 100  # candidates: each lets another hundredth of the population pass
 STARTS = (1 / 3, 2 / 3, 1.0)  # of the population passing: where a sequence of tests may start
 RANDOM_GAP = 1.949  # sqrt(-ln(0.001 / 2) / 2), see `seems_random`
+DRAW_SEED = 0
 MOST_ANSWERS = 1_000_000  # more than that is not worth asking for
 
 Floats = npt.NDArray[np.float64]
@@ -87,6 +89,26 @@ def find_threshold(
     lowest = max(certain)
     right = int(answers[lowest] - wrong[lowest])
     return Finding(tuple(thresholds[sorted(certain)].tolist()), int(answers[lowest]), right, 0)
+
+
+def independent(images: Integers) -> Integers:
+    """Draws the answers that may be tested: of each image at most one, for those may err together.
+
+    An image with k answers is kept with a chance of k in the most that any has, and then one of
+    them is drawn: each answer of the population is as likely as any other (rejection sampling).
+    What people said plays no part in it.
+
+    Args:
+        images: (n,) whose answers they are, at least one.
+
+    Returns:
+        Their positions, ascending; all of them where each image has one.
+    """
+    random = np.random.default_rng(DRAW_SEED)
+    shuffled = random.permutation(len(images))
+    _, firsts, counts = np.unique(images[shuffled], return_index=True, return_counts=True)
+    is_kept = random.random(len(firsts)) < counts / counts.max()
+    return np.sort(shuffled[firsts[is_kept]])
 
 
 def least_answers(precision: float, risk: float) -> int:

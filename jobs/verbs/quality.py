@@ -93,13 +93,16 @@ def calibrate(
     hypotheses, or the answer a person saw (`yes`); `truth` what is true: yes, no or maybe, or
     whether the answer is right (true, false). A column `text` with the caption or hypothesis a
     person saw leaves out what is said differently by now. Rows with an error do not count.
+    Of several answers about one image one is tested, for they may err together. A true tag that
+    the table gives to other images only is missed: it counts for the recall, not for a threshold.
 
     The thresholds are for an operator `acceptance` in a job, which writes accepted, review or
     rejected for each row, with the reason. Exit code 1: the answers are too few for any promise,
     and all is left for review; says how many more are needed.
 
     JSON: `{"thresholds","precision","confidence","columns": {NAME: {"answers","right",
-    "temperature","shift","thresholds": [{"label","accept","reject","answers","more"}],
+    "recall","temperature","shift","thresholds": [{"label","accept","reject","tested","answers",
+    "more"}],
     "verdicts": {"accepted","review","rejected"},"seems_random","reliability":
     [{"count","probability","right"}]}},"left_out"}`.
     """

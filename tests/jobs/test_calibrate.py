@@ -11,7 +11,7 @@ from deltalake import write_deltalake
 
 from operators.acceptance import Acceptance
 from operators.base import fingerprint
-from schemas.enriched import ALTERNATIVES_TYPE, ERROR_TYPE, HYPOTHESES_TYPE
+from schemas.enriched import ALTERNATIVES_TYPE, ERROR_TYPE, HYPOTHESES_TYPE, TAGS_TYPE
 
 ROWS = 3000
 LABELS = ("yes", "no", "maybe")
@@ -195,6 +195,22 @@ def test_hypotheses_are_labels_too(run, table):
     (found,) = run(table.folder, gold, "--json").lines
     assert found["columns"]["claims"]["right"] == 100
     assert found["columns"]["claims"]["verdicts"]["accepted"] == 2 * ROWS
+
+
+def test_tags_that_were_missed_tell_the_recall(run, table):
+    given = [["dog"] if n % 2 else [] for n in range(ROWS)]
+    tags = [
+        [{"label": t, "answer": "yes", "yes": 0.9, "similarity": 0.3} for t in x] for x in given
+    ]
+    table.write(tags=pa.array(tags, TAGS_TYPE))
+    gold = [{"image_id": table.ids[n], "label": "dog", "truth": "yes"} for n in range(200)]
+    gold += [{"image_id": table.ids[200], "label": "dog", "truth": "no"}]
+    gold += [{"image_id": table.ids[201], "label": "lynx", "truth": "yes"}]
+    (found,) = run(table.folder, gold, "--json").lines
+    column = found["columns"]["tags"]
+    assert (column["answers"], column["right"], column["recall"]) == (100, 100, 0.5)
+    assert sorted(found["left_out"].values()) == [1, 1, 100]
+    assert "recall: 50.0% of the tags that people call true" in run(table.folder, gold).output
 
 
 def test_the_label_that_a_person_saw_counts_while_the_table_says_it(run, table):

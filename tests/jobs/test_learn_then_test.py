@@ -5,7 +5,13 @@ from math import comb
 import numpy as np
 import pytest
 
-from jobs.learn_then_test import binomial_tail, find_threshold, least_answers, seems_random
+from jobs.learn_then_test import (
+    binomial_tail,
+    find_threshold,
+    independent,
+    least_answers,
+    seems_random,
+)
 
 ROWS, SETS = 4000, 200
 
@@ -48,6 +54,27 @@ def test_the_promise_holds_in_the_promised_share_of_200_data_sets(
         is_promised = found.threshold is not None
         kept += not is_promised or chance[population >= found.threshold].mean() >= precision
     assert kept / SETS >= confidence
+
+
+def test_the_promise_holds_where_answers_about_one_image_err_together():
+    kept = 0
+    for seed in range(SETS):
+        random = np.random.default_rng(seed)
+        images = np.repeat(np.arange(ROWS), random.integers(1, 11, ROWS))
+        population = random.beta(6, 1, len(images))
+        is_right = (random.random(ROWS) < 0.942)[images]
+        asked = np.flatnonzero(np.isin(images, random.choice(ROWS, 100, replace=False)))
+        asked = asked[independent(images[asked])]
+        found = find_threshold(
+            population, population[asked], is_right[asked], precision=0.95, risk=0.1
+        )
+        is_promised = found.threshold is not None
+        kept += not is_promised or is_right[population >= found.threshold].mean() >= 0.95
+    assert kept / SETS >= 0.9  # 0.68 where all are tested
+
+
+def test_answers_about_different_images_are_all_tested():
+    assert independent(np.array([5, 3, 9])).tolist() == [0, 1, 2]
 
 
 def test_enough_answers_let_most_of_what_may_pass_pass():
