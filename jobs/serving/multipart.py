@@ -6,7 +6,7 @@ and has a Content-Disposition with a name.
 
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 
 from jobs.serving.refusals import Refusal
 
@@ -53,7 +53,7 @@ def read_parts(body: bytes, content_type: str) -> list[Part]:
 def _part(piece: bytes) -> Part:
     _, _, piece = piece.partition(b"\r\n")  # white space may follow a boundary
     head, found, content = piece.partition(b"\r\n\r\n")
-    headers = BytesHeaderParser().parsebytes(head)
+    headers = HeaderParser().parsestr(head.decode("utf-8", "replace"))  # file names are UTF-8
     name = headers.get_param("name", header="Content-Disposition")
     if not found or not isinstance(name, str):
         raise _bad("a part has no Content-Disposition with a name")

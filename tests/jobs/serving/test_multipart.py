@@ -20,9 +20,10 @@ def field(name, content, extra=b""):
 
 def test_fields_come_in_order_with_their_bytes_unchanged():
     noise = os.urandom(5000) + b"\r\n\r\n--b\r\n\r--b1"
-    image = field(b"image", noise, b'; filename="a b.png"\r\nContent-Type: image/png')
+    named = '; filename="红 苹果.png"\r\nContent-Type: image/png'.encode()
+    image = field(b"image", noise, named)
     found = read_parts(form(field(b"text", "红苹果".encode()), image), KIND)
-    assert found == [Part("text", None, "红苹果".encode()), Part("image", "a b.png", noise)]
+    assert found == [Part("text", None, "红苹果".encode()), Part("image", "红 苹果.png", noise)]
 
 
 def test_what_stands_before_the_first_boundary_does_not_count():
