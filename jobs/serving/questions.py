@@ -6,7 +6,6 @@ judged by its header, size in pixels included, and decoded only by the operators
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -230,12 +229,12 @@ def read_data_url(url: str) -> bytes:
     head, found, content = url.partition(",")
     if not found:
         raise Refusal(422, "bad_data_url", "the data URL has no comma; give data:…;base64,…")
-    if not head.lower().endswith(";base64"):
-        return unquote_to_bytes(content)
     try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise Refusal(422, "bad_data_url", f"the data URL is not base64: {error}") from None
+        if head.lower().endswith(";base64"):
+            return base64.b64decode(content, validate=True)
+        return unquote_to_bytes(content)
+    except ValueError as error:
+        raise Refusal(422, "bad_data_url", f"the data URL cannot be decoded: {error}") from None
 
 
 def _checked(document: dict[str, Any]) -> tuple[Question, str | None]:

@@ -37,7 +37,9 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of the pro
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code}: {message}")
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code = status, code
+        # what a client sent may hold half a character, which no answer can
+        self.message = message.encode("utf-8", "backslashreplace").decode()
 
     @classmethod
     def of(cls, fault: RowFault) -> "Refusal":
@@ -49,13 +51,13 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of the pro
         """What a row's `error` means to the one who asked."""
         return cls(STATUSES[error["code"]], error["code"], error["message"])
 
-    def response(self) -> JSONResponse:
-        """The refusal as it is sent."""
+    def response(self, more: Mapping[str, str] | None = None) -> JSONResponse:
+        """The refusal as it is sent, with more headers."""
         headers = {503: {"Retry-After": str(RETRY_SECONDS)}, 401: {"WWW-Authenticate": "Bearer"}}
         return JSONResponse(
             {"error": {"code": self.code, "message": self.message}},
             status_code=self.status,
-            headers=headers.get(self.status),
+            headers={**headers.get(self.status, {}), **(more or {})},
         )
 
 

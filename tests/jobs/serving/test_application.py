@@ -182,6 +182,15 @@ def test_texts_that_cannot_be_judged_are_refused(client, text, code):
 
 
 @pytest.mark.parametrize(
+    "question", [{"\ud83d": "x"}, {"image": "data:\ud83d,\ud83d"}, {"image": "http://\ud83d/a.png"}]
+)
+def test_half_a_character_anywhere_is_refused_and_not_answered_with_itself(client, question):
+    body = json.dumps(question)
+    answer = client.post("/v1/caption", content=body, headers={"content-type": "application/json"})
+    assert error(answer)[0] in (403, 422)
+
+
+@pytest.mark.parametrize(
     ("image", "status", "code"),
     [
         (b"", 422, "empty"),
