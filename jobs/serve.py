@@ -197,9 +197,12 @@ def listen(
     """Answers until a signal asks to end, then answers what is left."""
     import uvicorn
 
+    from jobs.serving.connection import Connection
+
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=Connection,
             lifespan="off",
             log_config=None,
             access_log=False,

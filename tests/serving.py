@@ -41,17 +41,24 @@ class InProcess:
     async def answer(self, name: str, row: Row) -> Reply:
         return (await asyncio.to_thread(self.workers[name].answer, [row]))[0]
 
+    async def gone(self) -> list[str]:
+        return []
+
 
 class Stuck:
     """Operators that never answer, until they are let."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.ended: list[str] = []
 
     async def answer(self, name: str, row: Row) -> Reply:
         self.asked += 1
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
+
+    async def gone(self) -> list[str]:
+        return self.ended
 
 
 def client(config: ServedConfig, backend: Any = None, **options: Any) -> TestClient:

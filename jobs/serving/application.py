@@ -144,9 +144,13 @@ def _add_tags_and_search(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", **openapi.HEALTH)
     async def healthz() -> Any:
-        """Say that the models are loaded; nothing listens before they are."""
+        """Say whether every operator is there to answer; nothing listens before they are."""
+        gone = await service.chain.backend.gone()
+        if gone:
+            raise Refusal(503, "crashed", f"not running, and being replaced: {', '.join(gone)}")
         return {"status": "ok"}
 
     @app.get("/v1/operators", **openapi.OPERATORS)
@@ -159,11 +163,13 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         index = service.searcher and {"captions": service.searcher.captions}
         return {"operators": operators, "index": index}
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Any:
         """Give what was counted, in Prometheus' text format."""
         return PlainTextResponse(service.figures.text(), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Any:
         headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
@@ -179,7 +185,7 @@ def _add_errors(app: FastAPI) -> None:
     async def not_there(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "no_route", 405: "method"}.get(error.status_code, "http")
         message = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
-        return Refusal(error.status_code, code, message).response()
+        return Refusal(error.status_code, code, message).response(error.headers)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:

@@ -22,6 +22,9 @@ class Backend(Protocol):
     async def answer(self, name: str, row: Row) -> Reply:
         """Has an operator answer a row; raises Refusal when it is not there to answer."""
 
+    async def gone(self) -> list[str]:
+        """The operators that have no process to answer."""
+
 
 @dataclass(frozen=True)
 class Link:

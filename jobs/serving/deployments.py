@@ -17,7 +17,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import LoggingConfig, ServeStatus
 
 from jobs.resources import Allotment
 from jobs.serving.figures import Figures
@@ -26,7 +26,11 @@ from jobs.serving.worker import Reply, Row, Worker
 from operators.base import Operator
 from schemas.errors import RunError
 
+HEALTH_SECONDS = 1.0  # between two looks at each replica
+STATUS_SECONDS = 5.0  # until Serve, which says how the replicas are, counts as gone itself
+STOP_LOOK_SECONDS = 0.1  # between two looks whether a replica that ends still answers
 STOP_SECONDS = 5.0  # for a replica to end; nothing is asked of it by then
+RUNNING = "RUNNING"  # Serve's name of a replica's state
 PREFIX = "tagline-"  # of the applications' names
 
 
@@ -98,6 +102,15 @@ class Deployed:
             self.figures.batch_rows.labels(name).observe(reply.batch_rows)
         return reply
 
+    async def gone(self) -> list[str]:
+        """The operators without a running replica, as Serve last saw them."""
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                told = await asyncio.to_thread(serve.status)
+        except (TimeoutError, RayServeException, RayError):
+            return ["Ray Serve"]
+        return [name for name in self.handles if not _running(told, name)]
+
 
 def deploy(
     operators: Sequence[Operator],
@@ -133,6 +146,8 @@ def deploy(
             max_ongoing_requests=max(batch_rows, max_queued_requests),
             max_queued_requests=max_queued_requests,
             graceful_shutdown_timeout_s=STOP_SECONDS,
+            graceful_shutdown_wait_loop_s=STOP_LOOK_SECONDS,
+            health_check_period_s=HEALTH_SECONDS,
         )
         bound = described(Replica).bind(operator, types, batch_rows, batch_wait)
         targets.append(
@@ -150,7 +165,15 @@ def deploy(
     return {operator.name: handle for operator, handle in zip(operators, handles, strict=True)}
 
 
+def _running(told: ServeStatus, name: str) -> int:
+    """How many replicas of an operator run."""
+    application = told.applications.get(PREFIX + name)
+    deployment = application and application.deployments.get(name)
+    states = deployment.replica_states if deployment else {}
+    return sum(count for state, count in states.items() if state == RUNNING)
+
+
 def withdraw(names: Sequence[str]) -> None:
     """Ends the deployments; a Serve that others use as well goes on."""
-    for name in names:
-        serve.delete(PREFIX + name)
+    with ThreadPoolExecutor(len(names)) as threads:  # each waits for its replicas to end
+        list(threads.map(serve.delete, [PREFIX + name for name in names]))

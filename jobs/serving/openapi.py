@@ -44,7 +44,10 @@ REFUSALS = {
     504: "the answer took too long",
 }
 HEALTH: dict[str, Any] = {
-    "responses": {200: {"content": {"application/json": {"example": {"status": "ok"}}}}}
+    "responses": {
+        200: {"content": {"application/json": {"example": {"status": "ok"}}}},
+        503: {"description": "an operator's process is gone; the message names it"},
+    }
 }
 OPERATORS: dict[str, Any] = {
     "responses": {

@@ -203,6 +203,22 @@ def test_the_page_and_the_health_need_no_token():
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
+def test_the_health_tells_which_operators_have_no_process():
+    backend = serving.Stuck()
+    client = serving.client(config(), backend)
+    backend.ended = ["caption", "match"]
+    answer = client.get("/healthz")
+    assert answer.status_code == client.head("/healthz").status_code == 503
+    assert "caption, match" in answer.json()["error"]["message"]
+    backend.ended = []
+    assert client.head("/healthz").status_code == 200
+
+
+def test_a_wrong_method_is_told_the_right_one():
+    answer = serving.client(config(), serving.Stuck()).get("/v1/caption")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 @pytest.mark.parametrize("host", ["evil.example.com", "evil.example.com:8000", "10.0.0.1", ""])
 def test_without_tokens_no_other_name_than_the_loopbacks_is_answered(host):
     client = serving.client(config(), serving.Stuck())
