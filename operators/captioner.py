@@ -34,6 +34,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
+WIDEST_BEAM = 100  # sentences at once; the time and memory of one image are a hundredfold then
 LEAST = {"beam_size": 1, "max_tokens": 1, "min_tokens": 0, "no_repeat_ngram": 0}
 
 
@@ -234,6 +235,10 @@ def _check_options(
         for option, least in LEAST.items()
         if option in options and (type(options[option]) is not int or options[option] < least)
     ]
+    if not faults and options["beam_size"] > WIDEST_BEAM:
+        faults.append(
+            f"beam_size is {options['beam_size']!r}; at most {WIDEST_BEAM} can be searched"
+        )
     if set(options) - set(published):
         faults.append("no_repeat_ngram is not an option of mPLUG's search; leave it out")
     if not faults and not options["min_tokens"] <= options["max_tokens"] <= longest:

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -137,6 +138,18 @@ class Allow(Strict):
     buckets: tuple[str, ...] | None = None
     roots: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+
+    @field_validator("buckets", "hosts")
+    @classmethod
+    def _names_alone(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """A URL or a port among them would never fit what a uri names, and allow nothing."""
+        for name in given or ():
+            alone = name.rpartition("://")[2].partition("/")[0].rpartition("@")[2]
+            alone = alone.partition(":")[0] if alone.count(":") == 1 else alone
+            if not name or name != alone or any(letter.isspace() for letter in name):
+                such = (alone.split() or ["example.com"])[0]
+                raise ValueError(f"{name!r} must be a name alone, such as {such!r}")
+        return given
 
 
 class CommitConfig(Strict):

@@ -117,6 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error}); fetch the model again") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error}); fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(
             f"{path}: holds a {type(value).__name__}, not an object; fetch the model again"

@@ -192,6 +192,7 @@ def test_building_a_captioner_imports_no_torch(small):
     ("options", "message"),
     [
         ({"beam_size": 0}, "beam_size is 0"),
+        ({"beam_size": 10**6}, "beam_size is 1000000; at most 100"),
         ({"beam_size": 2.5}, "beam_size is 2.5"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens is 9 and max_tokens 8"),
         ({"max_tokens": 5000}, "max_tokens <= 1023"),

@@ -103,6 +103,7 @@ def test_more_tokens_than_the_net_has_rows_are_refused(tmp_path):
         ("vocab.json", '{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a b": 4}', "letters"),
         ("merges.txt", "#version: 0.2\na b c\n", "pair"),
         ("merges.txt", None, "cannot be read"),
+        ("merges.txt", "#version: 0.2\n", "no merges"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, file, content, message):

@@ -87,6 +87,12 @@ def test_overrides_reach_into_the_config():
         ({"manifest": None}, r"manifest is None: it must be a path or a mapping"),
         ({"operators": {}}, r"operators is {}: it must not be empty"),
         ({"allow": {"hosts": "x"}}, r"allow.hosts is 'x': it must be a list"),
+        (
+            {"allow": {"hosts": ["a", "http://x/"]}},
+            r"'http://x/' must be a name alone, such as 'x'",
+        ),
+        ({"allow": {"hosts": ["x:80"]}}, r"'x:80' must be a name alone, such as 'x'"),
+        ({"allow": {"buckets": ["s3://x"]}}, r"'s3://x' must be a name alone, such as 'x'"),
         ({"limits": {"image_bytes": "lots"}}, r"image_bytes is 'lots': it must be a number of"),
         ({"limits": {"error_fraction": 5}}, r"limits.error_fraction is 5: input should be less"),
         ({"resources": {"caption": {"gpu": 1}}}, r"unknown key 'gpu' .*did you mean 'gpus'\?"),

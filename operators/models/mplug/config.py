@@ -181,6 +181,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not YAML ({error}); fetch the model again") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error}); fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(
             f"{path}: holds a {type(value).__name__}, not a mapping; fetch the model again"

@@ -35,6 +35,11 @@ class OFATokenizer:
     def __init__(self, directory: Path, vocab_size: int) -> None:
         vocabulary = _read_vocabulary(directory / "vocab.json", vocab_size)
         merges = _read_merges(directory / "merges.txt")
+        if not merges and any(len(t) > 1 for t in vocabulary if t not in SPECIAL):
+            raise ModelError(
+                f"{directory / 'merges.txt'}: has no merges, so no text could be spelled in the "
+                "tokens of vocab.json; fetch the model again"
+            )
         extras = EXTRAS if len(vocabulary) + len(EXTRAS) <= vocab_size else ()
         self.size = len(vocabulary) + len(extras)
         self._tokens = {number: token for token, number in vocabulary.items()}
