@@ -39,6 +39,7 @@ from operators.policy import Policy
 from operators.sources import LocalFiles, Opened, S3Objects, Source
 from operators.web import WebPages
 from schemas.enriched import (
+    DUPLICATE_OF,
     ERROR,
     FETCHED_SCHEMA,
     IMAGE_ENCODED,
@@ -154,8 +155,8 @@ class Fetcher:
         Returns:
             The table, in its order. Bytes beyond `TRAVELLING_BYTES` are null in `image_encoded`:
             the operators get them by `fill`. Where an image's sha256 is not the row's, the keys of
-            all that was computed from it are null. A row whose image cannot be had carries the
-            error.
+            all that was computed from it are null, and so is what it was a duplicate of. A row
+            whose image cannot be had carries the error.
         """
         table = self._with_columns(table)
         positions = self._wanted(table)
@@ -314,6 +315,8 @@ class Fetcher:
         has_failed[list(failures)] = True
         table = nulled(table, made.column_names, has_failed)
         table = nulled(table, self.dependent_keys, is_other)
+        if DUPLICATE_OF in table.column_names:
+            table = nulled(table, [DUPLICATE_OF], is_other)
         for name in self.retired:
             is_key = pc.match_substring_regex(table[name], KEY_PATTERN)
             table = nulled(table, [name], is_other & pc.fill_null(is_key, False).to_numpy())

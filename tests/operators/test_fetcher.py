@@ -93,6 +93,7 @@ def test_other_bytes_under_a_uri_null_the_keys_of_all_that_came_from_them(folder
     assert dependent_keys(chain) == ("a_key", "b_key", "d_key", "e_key")
     keys = {f"{name}_key": ["key-1", "key-1"] for name in "abcd"}
     digests = [hashlib.sha256(picture(0)).hexdigest(), "of other bytes"]
+    keys["duplicate_of"] = ["another", "another"]
     table = shard("0.png", "1.png", image_sha256=digests, e_key=["old", "old"], **keys)
     result = local(folder, chain)(table)
     assert result["a_key"].to_pylist() == ["key-1", None]
@@ -100,6 +101,7 @@ def test_other_bytes_under_a_uri_null_the_keys_of_all_that_came_from_them(folder
     assert result["c_key"].to_pylist() == ["key-1", "key-1"]
     assert result["d_key"].to_pylist() == ["key-1", None]
     assert result["e_key"].to_pylist() == ["old", None]
+    assert result["duplicate_of"].to_pylist() == ["another", None]
 
 
 def test_other_bytes_null_the_keys_of_operators_that_are_gone_too(folder):
