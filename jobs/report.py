@@ -4,6 +4,7 @@ The page is one HTML file that needs no network and no script. A table of a mill
 through once, and only over its columns of scores and labels (`jobs.survey`).
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ def run(
     from jobs.report_page import page
 
     begun = time.monotonic()
-    if cost_per_hour is not None and cost_per_hour < 0:
+    if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
         raise ConfigError(f"--cost-per-hour is {cost_per_hour}; what an actor costs is 0 or more")
     if storage.scheme_of(out) == "file" and Path(storage.normalise(out)).is_dir():
         raise ConfigError(f"--out {out!r}: is a folder; give a file, such as {out}/report.html")

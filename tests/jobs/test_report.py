@@ -194,6 +194,8 @@ def test_what_cannot_be_reported_is_told(tagline, table, tmp_path):
     answer = tagline("report", tmp_path / "nowhere")
     assert (answer.code, answer.output) == (2, "")
     assert "no table; write one with `tagline enrich`" in answer.errors
+    for cost in ("-1", "nan", "inf"):
+        assert tagline("report", table.path, "--cost-per-hour", cost).code == 2
     answer = tagline("report", table.path, "--cost-per-hour", "-1")
     assert answer.code == 2
     assert "--cost-per-hour is -1.0" in answer.errors
