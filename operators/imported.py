@@ -35,7 +35,7 @@ def import_operator(use: str) -> Callable[..., Any]:
         raise ConfigError(f"{use!r} is no operator's class; write package.module:Class")
     try:
         module = importlib.import_module(form["module"])
-    except Exception as error:  # whatever a module that is not ours does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module that is not ours does
         what = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"cannot import {form['module']!r} for {use!r}: {what}; {REACH}"
@@ -48,6 +48,10 @@ def import_operator(use: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{where} has as {form['name']!r} {what}; {nearest(form['name'], classes)}"
         )
+    try:
+        inspect.signature(found)
+    except ValueError as error:
+        raise ConfigError(f"{use!r} does not say what it is built with: {error}") from error
     return found
 
 

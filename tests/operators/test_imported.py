@@ -100,6 +100,7 @@ def test_it_is_computed_again_when_what_it_reads_is(module):
         ("{broken}:Thing", {}, "RuntimeError: no driver.*PYTHONPATH"),
         ("{module}:Lenght", {}, r"lengths.py\) has as 'Lenght' no class; did you mean 'Length'"),
         ("{module}:number", {}, "has as 'number' int, not a class"),
+        ("collections:OrderedDict", {}, "does not say what it is built with"),
         ("{module}:", {}, "write package.module:Class"),
         ("{module}:Length:x", {}, "write package.module:Class"),
         ("{module}:Length", {"scael": 2}, "has no option 'scael'; did you mean 'scale'"),
