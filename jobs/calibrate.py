@@ -9,6 +9,7 @@ answers.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,8 @@ def run(
         TableError: something else lies there.
     """
     _check_shares(precision=precision, confidence=confidence)
+    if Path(to).is_dir():
+        raise ConfigError(f"--to {to!r}: is a folder; give a file, such as {to}/thresholds.json")
     opened = existing_table(table)
     answers = read_gold(gold)
     keys = present_keys(opened)
