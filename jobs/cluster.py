@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.config import Machines
 from schemas.errors import RunError
 
 OBJECT_STORE_BYTES = 1_000_000_000  # a few shards of encoded images; what does not fit is spilled
@@ -51,6 +52,17 @@ class Capacity:
     largest_cpus: float
     largest_gpus: float
 
+    def grown_to(self, machines: Machines | None) -> "Capacity":
+        """What there is once an autoscaler has added all machines that it may."""
+        if machines is None:
+            return self
+        return Capacity(
+            max(self.cpus, machines.count * machines.cpus),
+            max(self.gpus, machines.count * machines.gpus),
+            max(self.largest_cpus, machines.cpus),
+            max(self.largest_gpus, machines.gpus),
+        )
+
 
 def cluster_address(address: str | None = None) -> str | None:
     """Names the cluster to join; None for a Ray of one's own. A submitted job has RAY_ADDRESS."""
@@ -67,14 +79,17 @@ def local_capacity() -> Capacity:
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[Capacity]:
+def connected(
+    address: str | None = None, *, machines: Machines | None = None
+) -> Iterator[Capacity]:
     """Connects to Ray for the length of a `with`, starting one where no cluster is named.
 
     Args:
         address: of a cluster; else RAY_ADDRESS, else a Ray of its own.
+        machines: that a cluster may grow to; a Ray of its own does not grow.
 
     Yields:
-        What the cluster has.
+        What the cluster has, or may grow to.
 
     Raises:
         RunError: the cluster named does not answer.
@@ -92,7 +107,7 @@ def connected(address: str | None = None) -> Iterator[Capacity]:
     else:
         _join(address)
     try:
-        yield _connected_capacity()
+        yield _connected_capacity().grown_to(machines if address else None)
     finally:
         ray.shutdown()
     if logs:  # of interest only when something went wrong

@@ -193,7 +193,7 @@ class _Run:
             for shard in shards:
                 yield close_shard(self.work, open_shard(self.work, shard))
             return
-        with connected(self.address) as capacity:
+        with connected(self.address, machines=self.config.resources.machines) as capacity:
             from jobs.pools import run_shards, run_suspects  # imports Ray
 
             where = cluster_address(self.address) or THIS_MACHINE

@@ -28,9 +28,10 @@ from schemas.sections import Strict as Strict  # for the modules that take it fr
 from schemas.serving import ServeConfig
 
 FETCH = "fetch"  # the stage that fetches images: may have resources, no operator may be called so
+NOT_POOLS = ("cost_per_hour", "machines")  # what else `resources` says
 OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RESERVED_NAMES = frozenset(
-    {FETCH, "cost_per_hour", "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, DUPLICATE_OF}
+    {FETCH, *NOT_POOLS, "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, DUPLICATE_OF}
     | {IS_DUE, ATTEMPTS}
 )
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
@@ -91,13 +92,28 @@ class Pool(Strict):
     batch: int | None = Field(default=None, ge=1)
 
 
+class Machines(Strict):
+    """Machines that a cluster's autoscaler may add, of which none need be there yet.
+
+    Args:
+        count: at most.
+        cpus: of each.
+        gpus: of each.
+    """
+
+    count: int = Field(ge=1)
+    cpus: float = Field(gt=0)
+    gpus: float = Field(default=0, ge=0)
+
+
 class Resources(BaseModel):
-    """Pools by the name of their operator, or `fetch`; and what an hour costs."""
+    """Pools by the name of their operator, or `fetch`; what a cluster may grow to; its price."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Pool] = Field(init=False)
 
     cost_per_hour: float | None = Field(default=None, ge=0)
+    machines: Machines | None = None
 
     @property
     def pools(self) -> dict[str, Pool]:
@@ -332,7 +348,7 @@ def _name_faults(document: dict[str, Any]) -> list[str]:
             faults.append(
                 f"operators: the name {name!r} is taken by tagline itself; choose another"
             )
-    known = [*names, FETCH, "cost_per_hour"]
+    known = [*names, FETCH, *NOT_POOLS]
     for pool in resources if isinstance(resources, dict) and names else ():
         if pool not in known:
             faults.append(f"resources: no operator is called {pool!r}; {nearest(str(pool), known)}")

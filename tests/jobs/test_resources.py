@@ -5,7 +5,7 @@ import pytest
 from jobs.cluster import Capacity
 from jobs.resources import TASKS_RESERVE_CPUS, Allotment, allot
 from operators.agreement import Agreement
-from schemas.config import FETCH, Resources
+from schemas.config import FETCH, Machines, Resources
 from schemas.errors import ConfigError
 from tests.plain_jobs import Brightness
 
@@ -35,6 +35,17 @@ def test_every_stage_has_an_actor_and_tasks_still_find_room(cpus):
     assert set(allotments) == {FETCH, "caption", "entailment", "embedding"}
     assert cpus_in_use(allotments) <= cpus - TASKS_RESERVE_CPUS + 1e-9
     assert all(allotment.cpus > 0 for allotment in allotments.values())
+
+
+def test_a_cluster_counts_as_large_as_its_autoscaler_may_make_it():
+    wishes = {"caption": {"actors": 4, "gpus": 0.5}, "embedding": {"actors": 4, "gpus": 0.5}}
+    head = Capacity(0, 0, 0, 0)  # where no machine is there yet
+    with pytest.raises(ConfigError, match="0 GPUs"):
+        given(head, **wishes)
+    grown = head.grown_to(Machines(count=4, cpus=8, gpus=1))
+    assert given(grown, **wishes)["caption"].gpus == 0.5
+    larger = machine(64, 8)
+    assert larger.grown_to(Machines(count=4, cpus=8, gpus=1)) == larger
 
 
 def test_two_cores_hold_one_actor_of_each_and_no_more():
