@@ -5,7 +5,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+TOOLS := build/tools
+LOCKED := build/locked
+VARIANT ?= cpu
+
+.PHONY: demo test check lock licenses sbom audit clean
 
 demo: $(STAMP)  ## Install, run the main job on 64 drawn scenes, show the result.
 	$(VENV)/bin/tagline demo
@@ -19,8 +23,25 @@ check: $(STAMP)  ## Format, lint, types, architecture.
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest tests/test_architecture.py
 
+lock: $(TOOLS)  ## Write infra/locks anew from pyproject.toml; UPGRADE=--upgrade for newer versions.
+	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH infra/locks/make.sh $(UPGRADE)
+
+licenses: $(TOOLS)  ## Install the locks into a folder of their own and list their licences in infra/licenses.md.
+	test -x $(LOCKED)/bin/python || $(PYTHON) -m venv $(LOCKED)
+	$(LOCKED)/bin/python -m pip install --quiet --require-hashes --no-deps \
+	  --requirement infra/locks/torch-cpu.lock --requirement infra/locks/requirements.lock
+	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH infra/locks/licenses.sh $(LOCKED)/bin/python > infra/licenses.md
+
+sbom: $(TOOLS)  ## Write build/sbom.json, CycloneDX, of the image's packages; VARIANT=cuda for the other image.
+	cat infra/locks/requirements.lock infra/locks/torch-$(VARIANT).lock | $(TOOLS)/bin/cyclonedx-py requirements \
+	  --pyproject pyproject.toml --spec-version 1.6 --output-reproducible --output-file build/sbom.json -
+
+# Without its data (an index that tells of no advisories, or no network) this fails and says so: nothing was audited then.
+audit: $(TOOLS)  ## Look the locked versions up among known vulnerabilities.
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement infra/locks/requirements.lock
+
 clean:  ## Remove the virtual environment and what tools cached.
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 # Written last, so an installation that was cut short is begun again.
 $(STAMP): pyproject.toml
@@ -30,3 +51,8 @@ $(STAMP): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	@touch $@
+
+$(TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet pip-tools==7.6.2 pip-licenses==5.5.5 cyclonedx-bom==7.5.0 pip-audit==2.10.1 || \
+	  { rm -rf $@; exit 1; }

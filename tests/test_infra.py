@@ -1,5 +1,8 @@
 """What stands in infra/ can be used as it is."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,15 +87,39 @@ def test_every_file_begins_with_the_command_that_uses_it(name):
     assert first.split()[1] in {"docker", "kubectl"}
 
 
-def test_the_dockerfile_copies_what_there_is():
+def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular():
     text = (ROOT / "infra/Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text()
     for line in text.splitlines():
-        if line.startswith("COPY"):
+        if line.startswith("COPY") and "--from" not in line:
             for name in line.split()[1:-1]:
-                assert (ROOT / name).exists(), line
+                for variant in ("cpu", "cuda"):
+                    path = name.replace("${VARIANT}", variant)
+                    assert (ROOT / path).exists(), line
+                    assert f"!{path.partition('/')[0]}\n" in ignored, line
+    assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["1000:1000"]
+    assert "--require-hashes" in text
 
 
-def test_compose_is_yaml_with_the_services_it_names():
-    services = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())["services"]
-    for service in services.values():
-        assert set(service.get("depends_on", [])) <= set(services)
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not on this machine")
+def test_the_dockerfile_keeps_hadolints_rules():
+    command = ["hadolint", "infra/Dockerfile"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_listens_on_this_machine_only_and_wants_a_token():
+    document = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())
+    services = document["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        if service["image"] == "tagline":
+            assert service["environment"]["RAY_AUTH_MODE"] == "token", name
+        else:
+            assert re.search(r":v?[A-Z]*\.?\d", service["image"]), f"{name}: name a version"
+        for mount in service.get("volumes", []):
+            source = mount.partition(":")[0]
+            assert source in document["volumes"] or (ROOT / "infra" / source).exists(), mount
