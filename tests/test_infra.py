@@ -10,7 +10,7 @@ import yaml
 
 import jobs.scenes
 from jobs.training_rows import read_splits
-from operators.catalog import check_document, read_config, read_served_config
+from operators.catalog import read_config, read_served_config
 from operators.finetuning.recipes import recipe_of
 from operators.models.checkpoint import resolve
 from schemas.finetune import read_finetune_config
@@ -72,19 +72,18 @@ def test_an_example_is_a_job_config(path):
     assert read_config(path).operators
 
 
-def test_the_rayjob_runs_a_job_config_on_the_pinned_ray():
-    documents = list(yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text()))
-    config, job = documents
-    assert check_document(yaml.safe_load(config["data"]["job.yaml"])).operators
-    assert job["spec"]["entrypoint"] == "python -m jobs.enrich /etc/tagline/job.yaml"
-    version = job["spec"]["rayClusterSpec"]["rayVersion"]
-    assert f'"ray[data,serve]=={version}"' in (ROOT / "pyproject.toml").read_text()
+COMMANDED = [  # each begins with the command that uses it
+    *("Dockerfile", "compose.yaml", "locks/make.sh", "locks/licenses.sh"),
+    *("monitoring/alerts.yaml", "monitoring/prometheus.yaml"),
+    *(f"kubernetes/{name}/kustomization.yaml" for name in ("base", "enrich", "nightly", "serve")),
+]
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "kuberay/rayjob.yaml", "Dockerfile"])
+@pytest.mark.parametrize("name", COMMANDED)
 def test_every_file_begins_with_the_command_that_uses_it(name):
-    first = (ROOT / "infra" / name).read_text().splitlines()[0]
-    assert first.split()[1] in {"docker", "kubectl"}
+    lines = (ROOT / "infra" / name).read_text().splitlines()
+    first = lines[1] if lines[0].startswith("#!") else lines[0]
+    assert first.split()[1] in {"docker", "kubectl", "make", "promtool", "prometheus"}
 
 
 def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular():
