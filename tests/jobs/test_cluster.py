@@ -1,11 +1,16 @@
 """Where a job runs, told before anything starts."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 from jobs import cluster
 from schemas.errors import RunError
+from tests.tiny import checkpoint, photographs
 
 
 def test_a_cluster_is_named_by_the_option_then_by_the_environment(monkeypatch):
@@ -56,3 +61,44 @@ def test_no_more_gpus_are_counted_than_there_are(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert cluster.local_capacity().gpus <= len(visible.split(","))
+
+
+@pytest.mark.slow
+def test_a_job_begins_before_the_machines_that_its_cluster_may_grow_to(tmp_path):
+    environment = {
+        **os.environ,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "of-this-test-" + "0" * 32,
+        "OMP_NUM_THREADS": "1",
+    }
+    rows = [{"image_id": path.name, "uri": str(path.resolve())} for path in photographs()]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = {
+        "manifest": str(tmp_path / "manifest.jsonl"),
+        "table": str(tmp_path / "table"),
+        "operators": {
+            "embedding": {"use": "embedder", "model": str(checkpoint("chinese_clip_tiny"))}
+        },
+        "resources": {"machines": {"count": 2, "cpus": 2}, "embedding": {"actors": 1}},
+        "allow": {"roots": [str(photographs()[0].resolve().parent)]},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
+    pipes = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    growing = subprocess.Popen(
+        [sys.executable, "-m", "tests.growing_cluster"], stdin=subprocess.PIPE, **pipes
+    )
+    try:
+        address = growing.stdout.readline().strip()
+        command = ["-m", "jobs.enrich", tmp_path / "job.yaml", "--json", "--address", address]
+        job = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, **pipes)
+        begun = next(line for line in job.stderr if line.startswith("event=progress"))
+        growing.stdin.write("a machine\n")
+        growing.stdin.flush()
+        output, errors = job.communicate(timeout=120)
+    finally:
+        growing.communicate()
+
+    assert begun.startswith(f"event=progress rows=0/{len(rows)}")
+    assert job.returncode == 0, errors
+    assert json.loads(output)["computed"] == {"embedding": len(rows)}
