@@ -5,12 +5,12 @@ With `--json` standard output holds one JSON document, or one JSON line a row, a
 messages go to standard error.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
 import typer
 
+from jobs import event_log
 from jobs.verbs import quality, reviewing, searching, serving, tables, trying
 from schemas.errors import TaglineError
 
@@ -30,7 +30,7 @@ for verbs in (tables, quality, searching, reviewing, serving, trying):
 
 def main(verb: Sequence[str] = ()) -> None:
     """Runs the command line of this process; `verb` stands before its arguments."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    event_log.set_up()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files
     try:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from jobs.event_log import rendered
+
 PLAIN_SECONDS = 5.0  # between two lines
 
 
@@ -92,9 +94,13 @@ class Progress:
 
     def _write_line(self) -> None:
         rate, left = self.rows_per_second(), self.seconds_left()
-        known = f" rows_per_second={rate:.1f}" if rate else ""
-        known += f" seconds_left={left:.0f}" if left is not None else ""
-        line = f"event=progress rows={self.done}/{self.total}{known} errors={self.errors}"
+        message = "event=progress rows=%s"
+        values: list[object] = [f"{self.done}/{self.total}"]
+        if rate:
+            message, values = f"{message} rows_per_second=%.1f", [*values, rate]
+        if left is not None:
+            message, values = f"{message} seconds_left=%.0f", [*values, left]
+        line = rendered(__name__, f"{message} errors=%d", *values, self.errors)
         print(line, file=self._stream, flush=True)
 
 

@@ -1,6 +1,7 @@
 """Runs the command line inside the test's process, as a shell would run it."""
 
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class Command:
         self.capfd = capfd
 
     def __call__(self, *arguments: object) -> Answer:
+        self.monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers])
         self.monkeypatch.setattr(sys, "argv", ["tagline", *map(str, arguments)])
         self.capfd.readouterr()
         try:
