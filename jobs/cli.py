@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from jobs import event_log
-from jobs.verbs import quality, reviewing, searching, serving, tables, trying
+from jobs.verbs import housekeeping, quality, reviewing, searching, serving, tables, trying
 from schemas.errors import TaglineError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     "Exit codes: 0 done; 1 a run failed, passed its error limit, or a row of `apply` failed; "
     "2 wrong use.",
 )
-for verbs in (tables, quality, searching, reviewing, serving, trying):
+for verbs in (tables, quality, searching, reviewing, serving, trying, housekeeping):
     app.registered_commands += verbs.app.registered_commands
 
 

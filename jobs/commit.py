@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
@@ -29,7 +29,8 @@ from deltalake.transaction import (
 )
 
 from jobs import storage
-from jobs.compaction import compact
+from jobs.compaction import compact_when_many
+from jobs.history import Note
 from jobs.log_entry import put_entry
 from jobs.shards import Plan, Shard, part_path
 from jobs.table import Table, open_table, storage_options
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 COMMIT_TRIES = 20  # each is lost only to another commit
 READ_THREADS = 16
 ID_SCHEMA = pa.schema([(IMAGE_ID, pa.string())])
+NO_NOTE = Note("enrich")
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,24 @@ class _Change:
         shards: whose parts are added.
         add: in the order of `shards`.
         remove: data files, relative to the table.
+        note: what the commit says of itself.
     """
 
     plan: Plan
+    note: Note
     transaction: Transaction
     shards: Sequence[Shard]
     add: list[AddAction]
     remove: list[str]
 
 
-def commit(plan: Plan, *, committed: Collection[str] = ()) -> int:
+def commit(plan: Plan, *, committed: Collection[str] = (), note: Note = NO_NOTE) -> int:
     """Commits a plan whose every shard has its part; twice is once.
 
     Args:
         plan: of `jobs.plan.plan`.
         committed: ids of shards that `commit_portion` has committed in this run.
+        note: kept in the commit, for `tagline history`.
 
     Returns:
         The table's version that holds the plan.
@@ -83,12 +88,13 @@ def commit(plan: Plan, *, committed: Collection[str] = ()) -> int:
         shards = [shard for shard in plan.shards if shard.id not in done]
         gone = {path for shard in plan.shards if shard.id in done for path in shard.sources}
         remove = [path for path in plan.replaced if path not in gone]
-        version = _commit(plan, shards, remove, Transaction(plan.id, 1))
-    compact(plan)
+        transaction = Transaction(plan.id, 1)
+        version = _commit(_Change(plan, note, transaction, shards, [], remove))
+    compact_when_many(plan.table, note.run)
     return version
 
 
-def commit_portion(plan: Plan, shards: Sequence[Shard]) -> int:
+def commit_portion(plan: Plan, shards: Sequence[Shard], *, note: Note = NO_NOTE) -> int:
     """Commits some finished shards of a plan that is still running.
 
     Two drivers of one plan finish other shards at other times. What the table has already is left
@@ -97,6 +103,7 @@ def commit_portion(plan: Plan, shards: Sequence[Shard]) -> int:
     Args:
         plan: of `jobs.plan.plan`.
         shards: from `jobs.portions.finished_portion`.
+        note: kept in the commit.
 
     Returns:
         The table's version.
@@ -111,7 +118,8 @@ def commit_portion(plan: Plan, shards: Sequence[Shard]) -> int:
         if table and (not shards or _holds(table, Transaction(plan.id, 1))):
             return table.version
         remove = sorted({path for shard in shards for path in shard.sources})
-        return _commit(plan, shards, remove, Transaction(portion_id(plan.id), _number_of(shards)))
+        transaction = Transaction(portion_id(plan.id), _number_of(shards))
+        return _commit(_Change(plan, note, transaction, shards, [], remove))
 
 
 @contextmanager
@@ -149,17 +157,16 @@ def _data_path(plan: Plan, shard: Shard) -> str:
     return f"data/{plan.id}/{shard.id}.parquet"
 
 
-def _commit(
-    plan: Plan, shards: Sequence[Shard], remove: list[str], transaction: Transaction
-) -> int:
+def _commit(change: _Change) -> int:
     """Tries until the change is in the table, by this or by another process."""
-    change: _Change | None = None
+    plan = change.plan
     checked: int | None = plan.table_version
     for _ in range(COMMIT_TRIES):
         table = open_table(plan.table)
-        if table and _holds(table, transaction):
+        if table and _holds(table, change.transaction):
             return table.version
-        change = change or _Change(plan, transaction, shards, _parts(plan, shards), remove)
+        if not change.add:
+            change = replace(change, add=_parts(plan, change.shards))
         if (table.version if table else None) != checked:
             _check_untouched(change, table)
             checked = table.version if table else None
@@ -176,7 +183,7 @@ def _commit(
             plan.id,
             version,
             len(change.add),
-            len(remove),
+            len(change.remove),
         )
         return version
     raise RunError(
@@ -192,7 +199,13 @@ def _holds(table: Table, transaction: Transaction) -> bool:
 
 def _attempt(change: _Change, table: Table | None) -> int:
     """Commits on exactly the version that `table` is held at; fails when there is a newer one."""
-    properties = CommitProperties(max_commit_retries=0, app_transactions=[change.transaction])
+    files = {"added": len(change.add), "removed": len(change.remove)}
+    metadata = replace(change.note, files=files).metadata()
+    properties = CommitProperties(
+        custom_metadata=metadata,
+        max_commit_retries=0,
+        app_transactions=[change.transaction],
+    )
     if table is None:
         create_table_with_add_actions(
             change.plan.table,
@@ -206,7 +219,14 @@ def _attempt(change: _Change, table: Table | None) -> int:
     remove = _remove_actions(change, table)
     added = [field for field in change.plan.schema if field.name not in table.schema.names]
     if added:
-        put_entry(table, added, transactions=[change.transaction], add=change.add, remove=remove)
+        put_entry(
+            table,
+            added,
+            transactions=[change.transaction],
+            add=change.add,
+            remove=remove,
+            info=metadata,
+        )
     else:
         table.delta.create_write_transaction(
             [*change.add, *remove], "append", table.delta.schema(), commit_properties=properties

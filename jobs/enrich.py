@@ -6,14 +6,15 @@ there is something to compute.
 """
 
 import logging
-import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from jobs.cluster import cluster_address, connected, local_capacity
 from jobs.commit import commit
+from jobs.history import Note
 from jobs.limits import ErrorLimit
+from jobs.observed import Observed, observed
 from jobs.parts import PartReport, read_reports
 from jobs.pictures import record_policy
 from jobs.plan import Selection, open_manifest, plan, policy_of
@@ -62,8 +63,23 @@ def run(
             `RunError` when the run could not be finished. What was computed is kept, and the same
             command goes on with it.
     """
-    begun = time.monotonic()
+    with observed(config, selection.verb) as told:
+        summary = _brought_up_to_date(config, selection, address, catalog, told)
+        summary = replace(summary, seconds=told.seconds)
+        told.done(summary)
+    return summary
+
+
+def _brought_up_to_date(
+    config: JobConfig,
+    selection: Selection,
+    address: str | None,
+    catalog: Mapping[str, Callable[[], Factory]],
+    told: Observed,
+) -> Summary:
+    """Plans, runs and commits until nothing is left to do."""
     manifest = open_manifest(config)
+    told.opened(manifest)
     operators = build_operators(config, manifest.schema.names, catalog=catalog)
     actors = actors_expected(config, operators, address)
     planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
@@ -71,9 +87,12 @@ def run(
     reports: list[PartReport] = []
     rounds = 0
     while not planned.is_empty:
-        run = _Run(planned, config, operators, address=address, rounds=rounds)
+        told.planned(planned)
+        run = _Run(planned, config, operators, told, address=address, rounds=rounds)
         done = _completed(run, before=reports)
-        version = commit(planned, committed=done.committed)
+        rest = [report for report in done.reports if report.shard not in done.committed]
+        version = commit(planned, committed=done.committed, note=run.note(rest))
+        told.committed(version, done.reports)
         _record(planned, policy_of(config), done.reports)
         _tell_cuts(done.reports)
         summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
@@ -84,7 +103,7 @@ def run(
             break
         rounds += 1
         planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
-    return replace(summary, seconds=time.monotonic() - begun)
+    return summary
 
 
 def actors_expected(config: JobConfig, operators: Sequence[Operator], address: str | None) -> int:
@@ -135,7 +154,7 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
         limit.go_on_from(report)
     if limit.is_telling:
         limit.check()
-    portions = Portions(planned, [report.shard for report in reports], config.commit.every)
+    portions = Portions(planned, reports, config.commit.every, note=run.note)
     if pending:
         due = sum(shard.due for shard in planned.shards)
         tried = sum(report.tried for report in reports)
@@ -147,7 +166,8 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
                 reports.append(report)
                 progress.advance(report.tried, errors=sum(report.errors.values()))
                 limit.count(report)
-                portions.finish(report.shard)
+                run.told.part(report)
+                portions.finish(report)
                 if limit.is_telling:
                     portions.commit_when_due()
     limit.check()
@@ -162,11 +182,12 @@ class _Run:
         planned: Plan,
         config: JobConfig,
         operators: Sequence[Operator],
+        told: Observed,
         *,
         address: str | None,
         rounds: int,
     ) -> None:
-        self.planned, self.config, self.operators = planned, config, operators
+        self.planned, self.config, self.operators, self.told = planned, config, operators, told
         self.address = address
         self.to_compute = {
             name: counts.new + counts.changed + counts.retry
@@ -185,7 +206,12 @@ class _Run:
             ),
             batches={n: pool.batch for n, pool in config.resources.pools.items() if pool.batch},
             rounds=rounds,
+            logs=told.logs,
         )
+
+    def note(self, reports: Sequence[PartReport]) -> Note:
+        """What a commit of some of its parts says of itself."""
+        return self.told.note(self.planned, reports, self.actors)
 
     def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:
         """Puts the part of each shard; Ray is started unless all are few and only copied."""
@@ -193,7 +219,8 @@ class _Run:
             for shard in shards:
                 yield close_shard(self.work, open_shard(self.work, shard))
             return
-        with connected(self.address, machines=self.config.resources.machines) as capacity:
+        joined = connected(self.address, machines=self.config.resources.machines)
+        with joined as capacity, self.told.counted(len(shards)):
             from jobs.pools import run_shards, run_suspects  # imports Ray
 
             where = cluster_address(self.address) or THIS_MACHINE

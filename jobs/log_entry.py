@@ -8,7 +8,7 @@ Source: Delta's PROTOCOL.md, "Actions".
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from deltalake import Schema
@@ -25,6 +25,7 @@ def put_entry(
     transactions: Sequence[Transaction],
     add: Sequence[AddAction],
     remove: Sequence[RemoveAction],
+    info: Mapping[str, str],
 ) -> None:
     """Writes the log's next entry, only if absent, which is how Delta itself tells who was first.
 
@@ -34,6 +35,7 @@ def put_entry(
         transactions: that the entry carries.
         add: data files.
         remove: data files.
+        info: what else the commit says of itself.
 
     Raises:
         FileExistsError: another commit has this version.
@@ -41,7 +43,7 @@ def put_entry(
     metadata = table.delta.metadata()
     fields = [*table.delta.schema().fields, *Schema.from_arrow(pa.schema(columns)).fields]
     actions: list[dict[str, object]] = [
-        {"commitInfo": _commit_info()},
+        {"commitInfo": {**_commit_info(), **info}},
         {
             "metaData": {
                 "id": str(metadata.id),

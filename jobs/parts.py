@@ -38,6 +38,8 @@ class PartReport:
         errors: those of them that ended in an error, by code.
         repeated: those of rows that had an error before this run too, by code.
         transient: the other errors that may pass.
+        failed: rows that ended in an error, by stage.
+        fetched: `rows` and `bytes` of the images that were fetched.
         computed: rows by operator.
         copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
@@ -50,6 +52,8 @@ class PartReport:
     errors: Mapping[str, int] = field(default_factory=dict)
     repeated: Mapping[str, int] = field(default_factory=dict)
     transient: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    fetched: Mapping[str, int] = field(default_factory=dict)
     computed: Mapping[str, int] = field(default_factory=dict)
     copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)

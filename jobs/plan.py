@@ -65,6 +65,11 @@ class Selection:
     prune: bool = False
     refresh: bool = False
 
+    @property
+    def verb(self) -> str:
+        """The verb that asks for them."""
+        return "enrich" if self.retry == "due" else "retry"
+
 
 def open_manifest(config: JobConfig) -> Manifest:
     """Opens the manifest of a job; reads schemas, no rows.

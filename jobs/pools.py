@@ -11,6 +11,7 @@ block, and the driver finds the shard without a part.
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -38,7 +39,7 @@ TASK_RETRIES = 3  # of opening a shard and putting a part
 START_DEATHS = 3  # actors of a stage that may die one after the other while they start
 TASKS_PER_ACTOR = 2  # one at work, one whose block is on its way
 POISONED = 70  # exit status of an actor whose process can compute no more
-PROGRESS = ("computed", "copied", "cut", "busy")  # of a `ShardState`
+PROGRESS = ("computed", "copied", "cut", "busy", "fetched")  # of a `ShardState`
 PARCEL_SCHEMA = pa.schema(
     [
         ("shard", pa.string()),  # Shard as JSON
@@ -139,6 +140,8 @@ class _Stage:
         self.work, self.name = work, name
         self.answers = None if board is None else SharedAnswers(board, name)
         self.fault: TaglineError | None = None
+        if work.logs:
+            work.logs.begin()
         if is_needed and name != FETCH:
             self._load()
 
@@ -167,8 +170,11 @@ class _Stage:
         return read_report(self.work.plan, shard) or open_shard(self.work, shard)
 
     def _load(self) -> None:
+        begun = time.monotonic()
         try:
             self.work.operator(self.name).load()
+            seconds = time.monotonic() - begun
+            logger.info("event=model_loaded stage=%s seconds=%.1f", self.name, seconds)
         except TaglineError as error:
             self.fault = error  # told with the first shard, as an actor's own start cannot tell it
 

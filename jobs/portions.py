@@ -2,10 +2,13 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from jobs.commit import commit_portion
+from jobs.history import Note
+from jobs.parts import PartReport
 from jobs.shards import Plan, Shard
 
 logger = logging.getLogger(__name__)
@@ -16,19 +19,27 @@ class Portions:
 
     Args:
         plan: that is running.
-        finished: ids of shards whose part was there before.
+        finished: parts that were there before.
         every: None to leave all to the end.
+        note: what a commit of some parts says of itself.
     """
 
-    def __init__(self, plan: Plan, finished: Iterable[str], every: timedelta | None) -> None:
-        self.plan, self.every = plan, every
-        self.finished = set(finished)
+    def __init__(
+        self,
+        plan: Plan,
+        finished: Iterable[PartReport],
+        every: timedelta | None,
+        *,
+        note: Callable[[Sequence[PartReport]], Note],
+    ) -> None:
+        self.plan, self.every, self.note = plan, every, note
+        self.finished = {report.shard: report for report in finished}
         self.committed: set[str] = set()
         self._last = time.monotonic()
 
-    def finish(self, shard: str) -> None:
+    def finish(self, report: PartReport) -> None:
         """Counts a shard whose part is there now."""
-        self.finished.add(shard)
+        self.finished[report.shard] = report
 
     def commit_when_due(self) -> None:
         """Commits what is finished when it is time again; errors as of `commit_portion`."""
@@ -36,7 +47,8 @@ class Portions:
             return
         portion = finished_portion(self.plan, self.finished, self.committed)
         if portion:
-            version = commit_portion(self.plan, portion)
+            note = self.note([self.finished[shard.id] for shard in portion])
+            version = commit_portion(self.plan, portion, note=replace(note, is_portion=True))
             self.committed.update(shard.id for shard in portion)
             logger.info("event=portion_committed version=%d shards=%d", version, len(portion))
         self._last = time.monotonic()

@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from jobs import storage
+from jobs.history import Note
 from jobs.index_source import read_files
 from jobs.log_entry import put_entry
 from jobs.parts import patiently
@@ -151,10 +152,17 @@ def _commit(
     transactions: list[Transaction],
 ) -> None:
     """Commits on exactly the version that `table` is held at."""
+    written = sum(json.loads(file.stats)["numRecords"] for file in add)
+    files = {"added": len(add), "removed": len(remove)}
+    note = Note("duplicates", rows={"written": written}, files=files)
     if column.name not in table.schema.names:
-        put_entry(table, [column], transactions=transactions, add=add, remove=remove)
+        put_entry(
+            table, [column], transactions=transactions, add=add, remove=remove, info=note.metadata()
+        )
         return
-    properties = CommitProperties(max_commit_retries=0, app_transactions=transactions)
+    properties = CommitProperties(
+        custom_metadata=note.metadata(), max_commit_retries=0, app_transactions=transactions
+    )
     table.delta.create_write_transaction(
         [*add, *remove], "append", table.delta.schema(), commit_properties=properties
     )

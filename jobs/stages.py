@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.event_log import Logs
 from jobs.parts import PartReport, patiently, put_part
 from jobs.shards import Plan, Shard, read_shard
 from operators.base import Operator, apply, stale_rows
@@ -33,6 +34,7 @@ class Work:
         fetcher: gets the images.
         batches: rows per call by operator, where given.
         rounds: that this run committed before, each of which may have tried a row.
+        logs: how its processes log.
     """
 
     plan: Plan
@@ -40,6 +42,7 @@ class Work:
     fetcher: Fetcher
     batches: Mapping[str, int] = field(default_factory=dict)
     rounds: int = 0
+    logs: Logs | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -62,6 +65,7 @@ class ShardState:
         copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage so far.
+        fetched: `rows` and `bytes` of the images that were fetched.
     """
 
     shard: Shard
@@ -70,6 +74,7 @@ class ShardState:
     copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
+    fetched: Mapping[str, int] = field(default_factory=dict)
 
 
 def open_shard(work: Work, shard: Shard) -> ShardState:
@@ -89,7 +94,8 @@ def run_stage(
     """Takes a shard through one stage; `answers` are of other shards. Errors as of `apply`."""
     begun = time.perf_counter()
     if name == FETCH:
-        state = replace(state, table=work.fetcher(state.table))
+        table = work.fetcher(state.table)
+        state = replace(state, table=table, fetched=_fetched(table[IMAGE_ENCODED]))
     else:
         state = _computed(work, name, state, answers)
     return replace(state, busy={**state.busy, name: time.perf_counter() - begun})
@@ -108,12 +114,20 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         errors=dict(Counter(error["code"] for error in errors)),
         repeated=dict(Counter(error["code"] for error in repeated)),
         transient=sum(error["transient"] for error in new),
+        failed=dict(Counter(error["stage"] for error in errors)),
+        fetched=state.fetched,
         computed=state.computed,
         copied=state.copied,
         cut=state.cut,
         busy=state.busy,
     )
     return put_part(work.plan, state.shard, state.table, report)
+
+
+def _fetched(encoded: pa.ChunkedArray) -> dict[str, int]:
+    """Counts the images that travel with their shard, which are nearly always all."""
+    size = pc.sum(pc.binary_length(encoded)).as_py() or 0
+    return {"rows": len(encoded) - encoded.null_count, "bytes": size}
 
 
 def _computed(work: Work, name: str, state: ShardState, answers: Answers | None) -> ShardState:

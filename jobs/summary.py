@@ -64,7 +64,7 @@ class Summary:
             copied=Counter(self.copied) + total(reports, "copied"),
             errors=Counter(self.errors) + failed,
             version=version,
-            limiting_stage=_limiting_stage(reports, actors) or self.limiting_stage,
+            limiting_stage=limiting_stage(reports, actors) or self.limiting_stage,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _limit(summary: Summary) -> str:
     return f", limited by {summary.limiting_stage}" if summary.limiting_stage else ""
 
 
-def _limiting_stage(reports: Sequence[PartReport], actors: Mapping[str, int]) -> str | None:
+def limiting_stage(reports: Sequence[PartReport], actors: Mapping[str, int]) -> str | None:
     """Names the stage whose actors were busiest."""
     busy = total(reports, "busy")
     return max(busy, key=lambda name: float(busy[name]) / actors.get(name, 1)) if busy else None

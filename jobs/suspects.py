@@ -111,15 +111,17 @@ def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
         state.table.drop_columns([n for n in [IMAGE_ENCODED] if n in state.table.column_names])
         for state in done
     ]
-    computed, copied, cut, busy = (Counter[str]() for _ in range(4))
+    computed, copied, cut, busy, fetched = (Counter[str]() for _ in range(5))
     for state in done:
+        fetched.update(state.fetched)
         computed.update(state.computed)
         copied.update(state.copied)
         cut.update(state.cut)
         busy.update(state.busy)
     names = tables[0].column_names
     table = pa.concat_tables([table.select(names) for table in tables])
-    return ShardState(shard, table, dict(computed), dict(copied), dict(cut), dict(busy))
+    counts = (computed, copied, cut, busy, fetched)
+    return ShardState(shard, table, *(dict(count) for count in counts))
 
 
 class _OwnProcess:
@@ -195,6 +197,8 @@ def _how_it_ended(status: int) -> str:
 
 def _serve(work: Work, needed: tuple[str, ...], pipe: Connection) -> None:
     """The process's own life: computes what it is sent, and says which stage it enters."""
+    if work.logs:
+        work.logs.begin()
     try:
         for name in needed:
             work.operator(name).load()

@@ -1,4 +1,4 @@
-"""The verbs that make a table: apply, plan, enrich, retry, vacuum."""
+"""The verbs that make a table: apply, plan, enrich, retry."""
 
 import json
 from collections.abc import Sequence
@@ -155,25 +155,6 @@ def retry(
 
     selection = Selection(retry=only or "errors")
     _show_summary(job.run(_config(config, overrides), selection=selection, address=address), json_)
-
-
-@app.command(no_args_is_help=True)
-def vacuum(
-    table: Annotated[str, typer.Argument(help="Path of the table.")],
-    days: Annotated[float, typer.Option(help="Age at which files and plans go.", min=0)] = 7,
-    json_: Json = False,
-) -> None:
-    """Delete files that commits replaced, and plans, older than some days.
-
-    JSON: `{"deleted": [path, …]}`.
-    """
-    from jobs import vacuum as job
-
-    deleted = job.vacuum(table, older_than_days=days)
-    if json_:
-        print_json({"deleted": deleted})
-    else:
-        typer.echo(f"{len(deleted)} files and plans deleted from {table}")
 
 
 def _config(path: Path, overrides: Sequence[str] | None) -> "JobConfig":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import enrich
+from jobs import enrich, history
 from jobs.cluster import connected
 from jobs.plan import Selection
 from schemas.errors import ConfigError, ModelError, RunError
@@ -156,6 +156,10 @@ def test_finished_shards_are_committed_while_the_run_goes_on(tmp_path):
     assert summary.version >= 2  # portions of four shards, then the plan as a whole
     assert summary.rows["new"] == 1000
     assert scaled_of(tmp_path) == [2.0 * n for n in range(1000)]
+    notes = [one.note for one in history.run(str(tmp_path / "table"))]
+    assert [note.is_portion for note in notes] == [False, *[True] * (len(notes) - 1)]
+    assert sum(note.rows.get("written", 0) for note in notes) == 1000
+    assert len({note.run for note in notes}) == 1
 
 
 @pytest.mark.chaos

@@ -1,5 +1,7 @@
 """What travels between the stages."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 
@@ -59,7 +61,7 @@ def test_an_error_of_an_unknown_kind_ends_the_run_all_the_same():
     ids=["done", "faulty"],
 )
 def test_a_shard_that_is_done_or_faulty_passes_every_stage_untouched(parcel):
-    stage = pools._Stage(work=None, name="caption", is_needed=False)
+    stage = pools._Stage(work=SimpleNamespace(logs=None), name="caption", is_needed=False)
 
     assert stage(parcel) is parcel
     assert pools._put(None, parcel) is parcel

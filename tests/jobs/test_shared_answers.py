@@ -12,6 +12,7 @@ import ray
 
 from jobs import enrich
 from jobs.cluster import connected
+from jobs.observed import observed
 from jobs.plan import plan
 from jobs.shared_answers import Board, SharedAnswers, _read, _written, board_of
 from jobs.stages import close_shard, open_shard, run_stage
@@ -182,7 +183,8 @@ def shard_by_shard(config):
     """The rows of a job whose shards know nothing of each other."""
     operators = build_operators(config, job.COLUMNS)
     planned = plan(config, operators)
-    work = enrich._Run(planned, config, operators, address=None, rounds=0).work
+    with observed(config, "enrich") as told:
+        work = enrich._Run(planned, config, operators, told, address=None, rounds=0).work
     rows = []
     for shard in planned.shards:
         state = open_shard(work, shard)

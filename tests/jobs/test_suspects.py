@@ -3,6 +3,7 @@
 import pytest
 
 from jobs.enrich import _Run
+from jobs.observed import observed
 from jobs.plan import plan
 from jobs.suspects import compute_suspect
 from operators.catalog import build_operators
@@ -17,7 +18,8 @@ def computed(config, needed=("brightness", "scaled")):
     operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
     planned = plan(config, operators)
     assert len(planned.shards) == 4
-    run = _Run(planned, config, operators, address=None, rounds=0)
+    with observed(config, "enrich") as told:
+        run = _Run(planned, config, operators, told, address=None, rounds=0)
     reports = [compute_suspect(run.work, shard, needed) for shard in planned.shards[:1]]
     return reports[0], job.part_rows(planned, planned.shards[0])
 
