@@ -32,6 +32,7 @@ from jobs import storage
 from jobs.compaction import compact_when_many
 from jobs.history import Note
 from jobs.log_entry import put_entry
+from jobs.restore import was_restored_since
 from jobs.shards import Plan, Shard, part_path
 from jobs.table import Table, open_table, storage_options
 from schemas.enriched import IMAGE_ID
@@ -163,6 +164,11 @@ def _commit(change: _Change) -> int:
     checked: int | None = plan.table_version
     for _ in range(COMMIT_TRIES):
         table = open_table(plan.table)
+        if table and was_restored_since(table, plan.table_version):
+            raise RunError(
+                f"{plan.table}: was restored to an earlier version after this run was planned; "
+                "nothing was written; run the same command again, it plans on what is there now"
+            )
         if table and _holds(table, change.transaction):
             return table.version
         if not change.add:

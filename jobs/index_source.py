@@ -230,7 +230,9 @@ def read_files(
                 for batch in opened.iter_batches(BATCH_ROWS, columns=there):
                     yield pa.table([_column(batch, field) for field in schema], schema=schema)
         except FileNotFoundError as error:
-            raise TableError(f"{path}: a data file of the table is gone; restore it") from error
+            raise TableError(
+                f"{path}: a data file of the table is gone; see `tagline history` and `restore`"
+            ) from error
 
 
 def told(counts: Mapping[str, int]) -> str:

@@ -374,7 +374,10 @@ def _state_of(table: str, file: DataFile, position: int, schema: pa.Schema) -> p
             there = set(opened.schema_arrow.names)
             rows = opened.read([column for column in schema.names if column in there])
     except FileNotFoundError as error:
-        raise TableError(f"{path}: a data file of the table is gone; restore it") from error
+        raise TableError(
+            f"{path}: a data file of the table is gone; bring it back from a backup, or put the "
+            "table back to a version without it: `tagline history`, `tagline restore`"
+        ) from error
     made = {
         FILE: pa.repeat(pa.scalar(position, pa.int32()), rows.num_rows),
         ROW: pa.array(np.arange(rows.num_rows, dtype=np.int64)),

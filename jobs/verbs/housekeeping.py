@@ -1,4 +1,4 @@
-"""The verbs that keep a table in order: history, vacuum."""
+"""The verbs that keep a table in order: history, restore, compact, vacuum."""
 
 import json
 from typing import Annotated
@@ -33,6 +33,57 @@ def history(
             typer.echo(json.dumps(version.to_json(), ensure_ascii=False))
     else:
         job.show(versions, Console(soft_wrap=True))
+
+
+@app.command(no_args_is_help=True)
+def restore(
+    table: Table,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="VERSION|TIME",
+            help="A version, or a time such as `2026-11-25T17:00` (UTC unless it says otherwise): "
+            "the version that was the table's then.",
+        ),
+    ],
+    json_: Json = False,
+) -> None:
+    """Put a table back to an earlier version, as a new one: nothing is deleted.
+
+    A run that was planned before commits nothing afterwards, and says to be run again. The next
+    `enrich` computes what the older version lacks; `index` brings an index along. JSON:
+    `{"restored","version","rows"}`.
+    """
+    from jobs import restore as job
+
+    restored = job.run(table, to)
+    if json_:
+        print_json(job.to_json(restored))
+    else:
+        typer.echo(
+            f"{restored.table} is as in version {restored.restored}: {restored.rows:,} rows, now "
+            f"version {restored.version}"
+        )
+
+
+@app.command(no_args_is_help=True)
+def compact(table: Table, json_: Json = False) -> None:
+    """Join a table's small data files into large ones, as `enrich` does by itself beyond 1,000.
+
+    JSON: `{"before","after","version"}`, data files before and after.
+    """
+    from dataclasses import asdict
+
+    from jobs import compaction as job
+
+    compacted = job.run(table)
+    if json_:
+        print_json(asdict(compacted))
+    else:
+        typer.echo(
+            f"{table}: {compacted.before} data files became {compacted.after}, "
+            f"version {compacted.version}"
+        )
 
 
 @app.command(no_args_is_help=True)
