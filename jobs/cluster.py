@@ -124,7 +124,6 @@ def _start() -> Path:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     capacity = local_capacity()
-    store_bytes = min(OBJECT_STORE_BYTES, OBJECT_STORE_FRACTION * _memory_bytes())
     for trial in range(1, START_TRIES + 1):
         try:
             with _no_stderr():
@@ -134,7 +133,7 @@ def _start() -> Path:
                     num_cpus=int(capacity.cpus),
                     num_gpus=int(capacity.gpus),
                     include_dashboard=False,
-                    object_store_memory=int(store_bytes),
+                    object_store_memory=object_store_bytes(),
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
@@ -169,7 +168,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        _knock(address)
+        knock(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(
@@ -178,7 +177,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Raises OSError where nothing listens at HOST:PORT, for which Ray would wait minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
@@ -204,7 +203,12 @@ def _visible_gpus() -> int:
     return min(there, len([device for device in visible.split(",") if device.strip()]))
 
 
-def _memory_bytes() -> int:
+def object_store_bytes() -> int:
+    """The size of the object store of a Ray of one's own."""
+    return int(min(OBJECT_STORE_BYTES, OBJECT_STORE_FRACTION * memory_bytes()))
+
+
+def memory_bytes() -> int:
     """Memory of the machine or of the container, whichever is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in MEMORY_LIMIT_FILES:

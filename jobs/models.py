@@ -56,7 +56,7 @@ def inspect(model: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: there is no such directory, or no operator takes what it holds.
     """
-    directory = _find(model)
+    directory = find_local(model)
     content = identify(directory)
     sizes, parameters = _measure(directory, content)
     return {
@@ -85,7 +85,7 @@ def verify(model: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: there is no such directory, or it holds no model of a known kind.
     """
-    directory = _find(model)
+    directory = find_local(model)
     checked, faults = [], []
     record = hub.read_record(directory)
     if record:
@@ -212,7 +212,7 @@ def pull_command(
         typer.echo(f"{found['id']}: {len(found['files'])} files in {found['directory']}")
 
 
-def _find(model: str | Path) -> Path:
+def find_local(model: str | Path) -> Path:
     """Finds a directory without fetching a model from a hub."""
     name = str(model)
     if name.startswith(checkpoint.HUBS) and not Path(name).is_dir():

@@ -1,14 +1,50 @@
-"""The verbs that keep a table in order: history, restore, compact, vacuum."""
+"""The verbs that keep things in order: doctor, and for tables history, restore, compact, vacuum."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.verbs.options import Json, print_json
+from jobs.verbs.options import Address, Json, print_json
 
 app = typer.Typer()
 Table = Annotated[str, typer.Argument(help="Path of the table.")]
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="A job's YAML file, to check it too.")
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Start or join Ray too; takes some ten seconds.")
+    ] = False,
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Look at this machine, and at what a job's config names, and say what to mend.
+
+    Python, packages, cores, memory, GPUs, disk, ports, proxies, names of credentials; with a config
+    its manifest, its table (a probe is written beside it and deleted again), the store's clock and
+    the models. Exit codes: 0 nothing failed; 1 something did; 2 the config or manifest is wrong.
+    JSON: `{"failed","warnings","checks": [{"check","state","found","advice"}]}`, state being ok,
+    warning or failed.
+    """
+    from rich.console import Console
+
+    from jobs import doctor as job
+
+    console = Console(soft_wrap=True)
+    findings = []
+    for finding in job.run(config, with_ray=ray, address=address):
+        findings.append(finding)
+        if not json_:
+            job.show(finding, console)
+    if json_:
+        print_json(job.to_json(findings))
+    if code := job.exit_code(findings):
+        raise typer.Exit(code)
 
 
 @app.command(no_args_is_help=True)

@@ -41,11 +41,11 @@ def test_hidden_gpus_are_not_counted(monkeypatch):
 def test_a_container_that_has_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(cluster, "MEMORY_LIMIT_FILES", (limit,))
-    unlimited = cluster._memory_bytes()
+    unlimited = cluster.memory_bytes()
     limit.write_text("4000000\n")
-    assert cluster._memory_bytes() == 4_000_000
+    assert cluster.memory_bytes() == 4_000_000
     limit.write_text("max\n")
-    assert cluster._memory_bytes() == unlimited
+    assert cluster.memory_bytes() == unlimited
 
 
 def test_what_ray_writes_while_it_starts_does_not_reach_the_terminal(capfd):

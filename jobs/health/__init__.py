@@ -1,0 +1,1 @@
+"""What `tagline doctor` looks at: the machine, and what a job's config names."""
