@@ -1,10 +1,12 @@
 """Which rows are stale, and for which operators: the manifest joined with the table, in DuckDB.
 
-Both sides are streamed into a database that spills to a temporary folder beyond `MEMORY_LIMIT`; no
-list of ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
+Both sides are streamed into a database in a temporary folder, of which `MEMORY_LIMIT` is held in
+memory; no list of ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
 """
 
+import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -49,7 +51,9 @@ from schemas.errors import TableError, TaglineError
 from schemas.manifest import Manifest
 
 MEMORY_LIMIT = "1GB"  # of DuckDB
+MOST_THREADS = 8  # of DuckDB; each needs its share of that memory
 READ_THREADS = 16
+AHEAD_ROWS = 500_000  # of data files that are read before their turn
 HEAD_THREADS = 32  # stores asked for an etag at once
 BATCH_ROWS = 65_536
 KEPT = f"NOT {IS_ABSENT} AND NOT {IS_NEW} AND NOT {IS_TAKEN}"
@@ -75,8 +79,10 @@ class Comparison:
         self.duplicates = 0
         self.retired = _retired(table, manifest, operators)
         self._folder = tempfile.TemporaryDirectory(prefix="tagline-plan-")
-        self.database = duckdb.connect(":memory:")
+        # a database of its own in memory could not spill enough to join 10 million rows
+        self.database = duckdb.connect(f"{self._folder.name}/plan.duckdb")
         self.database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        self.database.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
         self.database.execute(f"SET temp_directory = {text(self._folder.name + '/spill')}")
         self.database.execute("SET TimeZone = 'UTC'")
 
@@ -310,13 +316,17 @@ class Comparison:
         if table is None:
             return
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            waiting: list[Future[pa.Table]] = []
+            waiting: deque[Future[pa.Table]] = deque()
+            ahead = 0  # rows
             for position, file in enumerate(self.files):
                 waiting.append(pool.submit(_state_of, table.path, file, position, schema))
-                if len(waiting) >= 2 * READ_THREADS:
-                    yield from waiting.pop(0).result().to_batches()
-            for future in waiting:
-                yield from future.result().to_batches()
+                ahead += file.rows
+                while ahead > AHEAD_ROWS:
+                    rows = waiting.popleft().result()
+                    ahead -= rows.num_rows
+                    yield from rows.to_batches()
+            for read in waiting:
+                yield from read.result().to_batches()
 
     def _create_tried(self, rules: Rules) -> None:
         """A row per data file whose last tried keys are known, a column per operator."""
