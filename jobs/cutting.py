@@ -248,6 +248,7 @@ class _Writer:
     schema: pa.Schema
     files: int = 0
     held: list[pa.Table] = field(default_factory=list)
+    held_bytes: int = 0
     shards: list[Shard] = field(default_factory=list)
 
     def add(self, rows: pa.Table, load: _Load) -> None:
@@ -258,12 +259,9 @@ class _Writer:
             sources if name == SOURCE else rows[ROW if name == SOURCE_ROW else name]
             for name in self.schema.names
         ]
-        self.held.append(
-            pa.table(
-                [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)],
-                schema=self.schema,
-            )
-        )
+        columns = [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)]
+        self.held.append(pa.table(columns, schema=self.schema))
+        self.held_bytes += self.held[-1].nbytes
         self.shards.append(
             Shard(
                 id=f"{len(self.shards):06d}",
@@ -278,7 +276,7 @@ class _Writer:
                 ),
             )
         )
-        if len(self.held) >= FILE_SHARDS or sum(t.nbytes for t in self.held) >= FILE_BYTES:
+        if len(self.held) >= FILE_SHARDS or self.held_bytes >= FILE_BYTES:
             self._write()
 
     def finish(self) -> tuple[Shard, ...]:
@@ -298,4 +296,4 @@ class _Writer:
         start = len(self.shards) - len(self.held)
         self.shards[start:] = [replace(shard, file=name) for shard in self.shards[start:]]
         self.files += 1
-        self.held = []
+        self.held, self.held_bytes = [], 0
