@@ -21,7 +21,7 @@ from jobs.plan import Selection, open_manifest, plan, policy_of
 from jobs.portions import Portions
 from jobs.progress import Progress
 from jobs.records import record_rate
-from jobs.resources import allot
+from jobs.resources import allot, writers
 from jobs.shards import Plan, Shard
 from jobs.stages import Work, close_shard, open_shard
 from jobs.summary import Summary, total
@@ -227,7 +227,13 @@ class _Run:
             allotments = allot(self.operators, self.config.resources, capacity, where=where)
             self.actors = {name: allotment.actors for name, allotment in allotments.items()}
             suspects = {shard.id: shard for shard in shards}
-            runs = run_shards(self.work, shards, allotments, to_compute=self.to_compute)
+            runs = run_shards(
+                self.work,
+                shards,
+                allotments,
+                to_compute=self.to_compute,
+                writers=writers(capacity),
+            )
             with closing(runs) as reports:
                 for report in reports:
                     if suspects.pop(report.shard, None):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data.read_api import from_blocks
 
 from jobs.parts import PartReport, read_report
 from jobs.resources import TASK_CPUS, Allotment
@@ -35,7 +35,7 @@ from schemas.config import FETCH
 from schemas.errors import RunError, TaglineError
 
 RETRIES = 1  # after an actor died; a shard that kills two is suspect
-TASK_RETRIES = 3  # of opening a shard and putting a part
+TASK_RETRIES = 3  # of putting a part
 START_DEATHS = 3  # actors of a stage that may die one after the other while they start
 TASKS_PER_ACTOR = 2  # one at work, one whose block is on its way
 POISONED = 70  # exit status of an actor whose process can compute no more
@@ -59,6 +59,7 @@ def run_shards(
     allotments: Mapping[str, Allotment],
     *,
     to_compute: Mapping[str, int],
+    writers: int = 1,
 ) -> Generator[PartReport]:
     """Computes shards on the Ray that this process is connected to.
 
@@ -68,6 +69,7 @@ def run_shards(
         allotments: by stage, from `allot`.
         to_compute: rows by operator as planned; one with none reads its weights only when a row
             turns out to need it.
+        writers: parts that are put at once.
 
     Yields:
         A report for each part, as it comes. A shard that gets none killed its actors.
@@ -81,8 +83,13 @@ def run_shards(
         for name in work.stages:
             stage = (work, name, bool(to_compute.get(name)), board)
             dataset = _pooled(dataset, stage, allotments[name], most_actors=len(shards))
-        put = partial(_put, work)
-        dataset = _mapped(dataset, put, num_cpus=TASK_CPUS, max_retries=TASK_RETRIES)
+        dataset = _mapped(
+            dataset,
+            partial(_put, work),
+            compute=TaskPoolStrategy(size=min(writers, len(shards))),
+            num_cpus=TASK_CPUS,
+            max_retries=TASK_RETRIES,
+        )
         yield from _reports(dataset)
 
 
@@ -147,7 +154,7 @@ class _Stage:
 
     def __call__(self, parcel: pa.Table) -> pa.Table:
         """Takes a shard to the next stage; passes on one that is done or has met a fault."""
-        row = parcel.drop_columns(["table"]).to_pylist()[0]
+        row = _told(parcel)
         if row["report"] or row["fault"]:
             return parcel
         try:
@@ -181,7 +188,7 @@ class _Stage:
 
 def _put(work: Work, parcel: pa.Table) -> pa.Table:
     """Puts the part of a shard that has passed every stage."""
-    row = parcel.drop_columns(["table"]).to_pylist()[0]
+    row = _told(parcel)
     if row["report"] or row["fault"]:
         return parcel
     try:
@@ -190,37 +197,20 @@ def _put(work: Work, parcel: pa.Table) -> pa.Table:
         return _settled(fault=_named(error))
 
 
-class _Shards(Datasource):
-    """Names each shard in a block of its own; the first stage reads it."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.shards = shards
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        return [
-            ReadTask(
-                partial(_named_shard, json.dumps(asdict(shard))),
-                BlockMetadata(num_rows=1, size_bytes=1000, input_files=None, exec_stats=None),
-            )
-            for shard in self.shards
-        ]
-
-
-def _named_shard(shard: str) -> list[pa.Table]:
-    return [_row(shard=shard)]
-
-
 def _source(shards: Sequence[Shard]) -> Dataset:
-    named: Dataset = ray.data.read_datasource(
-        _Shards(shards), num_cpus=TASK_CPUS, override_num_blocks=len(shards)
-    )
+    """Names each shard in a block of its own, without a task that would only carry the name.
+
+    Ray starts as many processes as tasks have room for, and small ones have room for dozens a core.
+    """
+    names = (json.dumps(asdict(shard)) for shard in shards)
+    named: Dataset = from_blocks([pa.table({"shard": [name]}) for name in names])
     return named
+
+
+def _told(parcel: pa.Table) -> dict[str, Any]:
+    """What a parcel says beside its table; the first stage gets one that only names its shard."""
+    columns = [name for name in parcel.column_names if name != "table"]
+    return {"report": None, "fault": None, **parcel.select(columns).to_pylist()[0]}
 
 
 def _pooled(

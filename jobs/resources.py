@@ -14,7 +14,9 @@ from schemas.errors import ConfigError
 
 FETCH_CPUS = 0.25  # a fetcher waits for the store most of the time
 CPUS_PER_FETCHER = 16  # of the cluster, where the number of fetchers was not given
-TASK_CPUS = 0.02  # of a task that names a shard or puts a part
+CPUS_PER_WRITER = 8  # of the cluster; a part takes a few tenths of a second
+LEAST_WRITERS = 2
+TASK_CPUS = 0.02  # of a task that puts a part
 TASKS_RESERVE_CPUS = 0.2  # kept free of actors, or those tasks would never start
 LEAST_CPUS = 0.05  # of an actor, when wishes leave hardly anything
 
@@ -75,6 +77,11 @@ def allot(
         actors = pool.actors or 1
         stages.append(Allotment(name, actors, actors, cpus[name], gpus[name], pool.batch))
     return {stage.name: _with_growth(stage, stages, resources, capacity) for stage in stages}
+
+
+def writers(capacity: Capacity) -> int:
+    """How many parts are put at once; each takes a process, and hardly any of its core."""
+    return max(LEAST_WRITERS, int(capacity.cpus / CPUS_PER_WRITER))
 
 
 def _with_modest(operators: Sequence[Operator], resources: Resources) -> Resources:
