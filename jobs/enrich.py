@@ -6,6 +6,7 @@ there is something to compute.
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from jobs.pictures import record_policy
 from jobs.plan import Selection, open_manifest, plan, policy_of
 from jobs.portions import Portions
 from jobs.progress import Progress
-from jobs.records import record_rate
+from jobs.records import DEFAULT_ROWS_PER_SECOND, measured_rate, record_rate
 from jobs.resources import allot, writers
 from jobs.shards import Plan, Shard
 from jobs.stages import Work, close_shard, open_shard
@@ -224,7 +225,9 @@ class _Run:
             from jobs.pools import run_shards, run_suspects  # imports Ray
 
             where = cluster_address(self.address) or THIS_MACHINE
-            allotments = allot(self.operators, self.config.resources, capacity, where=where)
+            allotments = allot(
+                self.operators, self.config.resources, capacity, where=where, work=self._work()
+            )
             self.actors = {name: allotment.actors for name, allotment in allotments.items()}
             suspects = {shard.id: shard for shard in shards}
             runs = run_shards(
@@ -243,6 +246,18 @@ class _Run:
                 yield from run_suspects(
                     self.work, list(suspects.values()), allotments, to_compute=self.to_compute
                 )
+
+    def _work(self) -> Mapping[str, float]:
+        """Seconds of one actor by operator; a net never measured is taken for the slowest."""
+        path, keys = self.planned.table, self.planned.operators
+        rates = {name: measured_rate(path, key) for name, key in keys.items()}
+        slowest = min([rate for rate in rates.values() if rate], default=DEFAULT_ROWS_PER_SECOND)
+        work = {}
+        for operator in self.operators:
+            is_slow = getattr(operator, "has_net", True)
+            rate = rates[operator.name] or (slowest if is_slow else math.inf)
+            work[operator.name] = self.to_compute[operator.name] / rate
+        return work
 
 
 def _tell_cuts(reports: Sequence[PartReport]) -> None:

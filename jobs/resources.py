@@ -3,6 +3,7 @@
 What cannot stand together is refused before anything starts, as Ray would wait for it for ever.
 """
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,9 @@ from schemas.config import FETCH, Resources
 from schemas.errors import ConfigError
 
 FETCH_CPUS = 0.25  # a fetcher waits for the store most of the time
-CPUS_PER_FETCHER = 16  # of the cluster, where the number of fetchers was not given
+CPUS_PER_FETCHER = 16  # of a cluster without GPUs, where the number of fetchers was not given
+CPUS_PER_GPU_FETCHER = 4  # where there are GPUs, which want a few hundred images a second each
+LEAST_WORK_SECONDS = 30.0  # for which it is worth to start an actor and read its weights
 CPUS_PER_WRITER = 8  # of the cluster; a part takes a few tenths of a second
 LEAST_WRITERS = 2
 TASK_CPUS = 0.02  # of a task that puts a part
@@ -27,8 +30,8 @@ class Allotment:
 
     Args:
         name: of the operator, or `fetch`.
-        actors: at the start.
-        most_actors: when the stage is the slowest and something is left.
+        actors: at the start; as many as have work for half a minute.
+        most_actors: when those cannot keep up.
         cpus: per actor; logical, for Ray to count.
         gpus: per actor.
         batch: rows per call; None for the operator's own.
@@ -43,18 +46,27 @@ class Allotment:
 
 
 def allot(
-    operators: Sequence[Operator], resources: Resources, capacity: Capacity, *, where: str
+    operators: Sequence[Operator],
+    resources: Resources,
+    capacity: Capacity,
+    *,
+    where: str,
+    work: Mapping[str, float] | None = None,
 ) -> dict[str, Allotment]:
     """Divides what there is among the stages.
 
     An actor has one GPU, or an equal share of one, where there are GPUs that nobody asked for; and
-    one core, or an equal share of one. Pools whose size was not given may grow into what is left.
+    one core, or an equal share of one. Pools whose size was not given have as many actors as leave
+    all of them busy for equally long, by what is known of their work; were they to grow as they
+    like, the first would take what the others need.
 
     Args:
         operators: in order.
         resources: the config's wishes.
         capacity: what there is.
         where: the cluster's name in messages.
+        work: seconds that one actor would need, by operator; without it all have the same, and
+            begin with one actor.
 
     Returns:
         By the name of the operator, and `fetch`.
@@ -76,7 +88,46 @@ def allot(
         pool = resources.pool(name)
         actors = pool.actors or 1
         stages.append(Allotment(name, actors, actors, cpus[name], gpus[name], pool.batch))
-    return {stage.name: _with_growth(stage, stages, resources, capacity) for stage in stages}
+    nets = {operator.name for operator in operators if getattr(operator, "has_net", True)}
+    weights = work or {name: float(name in nets) for name in names}
+    most = _spread(stages, resources, capacity, weights)
+    return {
+        stage.name: replace(
+            stage,
+            actors=min(most[stage.name], max(stage.actors, _worth(stage.name, work))),
+            most_actors=most[stage.name],
+        )
+        for stage in stages
+    }
+
+
+def _worth(name: str, work: Mapping[str, float] | None) -> int:
+    """How many actors a stage's work is worth starting at once."""
+    return math.ceil((work or {}).get(name, 0.0) / LEAST_WORK_SECONDS)
+
+
+def _spread(
+    stages: Sequence[Allotment],
+    resources: Resources,
+    capacity: Capacity,
+    weights: Mapping[str, float],
+) -> dict[str, int]:
+    """Actors by stage: one after the other for the pool that would be done last, while they fit."""
+    actors = {stage.name: stage.actors for stage in stages}
+    idle_cpus = capacity.cpus - TASKS_RESERVE_CPUS - sum(s.actors * s.cpus for s in stages)
+    idle_gpus = capacity.gpus - sum(s.actors * s.gpus for s in stages)
+    may_grow = [s for s in stages if s.name != FETCH and not resources.pool(s.name).actors]
+    last = [(-weights.get(stage.name, 0.0), place) for place, stage in enumerate(may_grow)]
+    heapq.heapify(last)
+    while last:
+        _, place = heapq.heappop(last)
+        stage = may_grow[place]
+        if stage.cpus <= idle_cpus + 1e-6 and stage.gpus <= idle_gpus + 1e-6:
+            actors[stage.name] += 1
+            idle_cpus, idle_gpus = idle_cpus - stage.cpus, idle_gpus - stage.gpus
+            each = weights.get(stage.name, 0.0) / actors[stage.name]
+            heapq.heappush(last, (-each, place))
+    return actors
 
 
 def writers(capacity: Capacity) -> int:
@@ -125,7 +176,8 @@ def _faults(names: Sequence[str], resources: Resources, capacity: Capacity) -> l
 
 def _fetchers(resources: Resources, capacity: Capacity) -> Allotment:
     pool = resources.pool(FETCH)
-    actors = pool.actors or max(1, int(capacity.cpus / CPUS_PER_FETCHER))
+    each = CPUS_PER_GPU_FETCHER if capacity.gpus else CPUS_PER_FETCHER
+    actors = pool.actors or max(1, int(capacity.cpus / each))
     cpus = pool.cpus or min(FETCH_CPUS, FETCH_CPUS * capacity.cpus / 2 / actors)
     return Allotment(FETCH, actors, actors, cpus, pool.gpus or 0.0, pool.batch)
 
@@ -148,22 +200,12 @@ def _cpu_shares(
     fetchers = _fetchers(resources, capacity)
     free = capacity.cpus - fetchers.actors * fetchers.cpus - TASKS_RESERVE_CPUS
     sharing = sum(pool.actors or 1 for pool in pools.values() if not pool.cpus)
+    if sharing < capacity.cpus and not any(pool.cpus for pool in pools.values()):
+        sharing = int(capacity.cpus)  # an actor a core: fetching and writing hardly need theirs
     asked = sum((pool.actors or 1) * (pool.cpus or 0) for pool in pools.values())
     scale = min(1.0, (free - LEAST_CPUS * sharing) / asked) if asked else 1.0
     share = max(0.01, min(1.0, _floor((free - asked * scale) / max(1, sharing))))
     return {name: _floor(pool.cpus * scale) if pool.cpus else share for name, pool in pools.items()}
-
-
-def _with_growth(
-    stage: Allotment, stages: Sequence[Allotment], resources: Resources, capacity: Capacity
-) -> Allotment:
-    """Lets a pool of no given size grow while the idle cores and GPUs last."""
-    if stage.name == FETCH or resources.pool(stage.name).actors:
-        return stage
-    idle_cpus = capacity.cpus - TASKS_RESERVE_CPUS - sum(s.actors * s.cpus for s in stages)
-    idle_gpus = capacity.gpus - sum(s.actors * s.gpus for s in stages)
-    room = min(idle_cpus / stage.cpus, idle_gpus / stage.gpus if stage.gpus else math.inf)
-    return replace(stage, most_actors=stage.actors + max(0, int(room + 1e-6)))
 
 
 def _floor(value: float) -> float:

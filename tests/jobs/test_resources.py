@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.cluster import Capacity
-from jobs.resources import TASKS_RESERVE_CPUS, Allotment, allot
+from jobs.resources import TASKS_RESERVE_CPUS, Allotment, allot, writers
 from operators.agreement import Agreement
 from schemas.config import FETCH, Machines, Resources
 from schemas.errors import ConfigError
@@ -52,9 +52,43 @@ def test_two_cores_hold_one_actor_of_each_and_no_more():
     assert all(allotment.most_actors == 1 for allotment in given(machine(2)).values())
 
 
-def test_pools_may_grow_into_the_cores_that_are_left():
-    assert given(machine(16))["caption"].most_actors == 13
-    assert given(machine(16), caption={"actors": 2})["caption"].most_actors == 2
+def test_pools_may_grow_into_the_cores_that_are_left_and_leave_the_others_theirs():
+    assert [given(machine(16))[op.name].most_actors for op in OPERATORS] == [6, 5, 5]
+    asked = given(machine(16), caption={"actors": 2})
+    assert [asked[op.name].most_actors for op in OPERATORS] == [2, 7, 7]
+
+
+def test_a_single_operator_has_an_actor_on_every_core():
+    found = allot(OPERATORS[:1], Resources(), machine(2), where="this machine")
+    assert found["caption"].most_actors == 2
+
+
+def test_the_slowest_operator_gets_most_of_the_gpus():
+    work = {"caption": 1000.0, "entailment": 4000.0, "embedding": 1000.0}
+    found = allot(OPERATORS, Resources(), machine(64, 12), where="this machine", work=work)
+
+    assert [found[op.name].most_actors for op in OPERATORS] == [2, 8, 2]
+    assert [found[op.name].actors for op in OPERATORS] == [2, 8, 2]
+
+
+def test_no_more_actors_are_started_than_have_something_to_do():
+    work = {"caption": 10.0, "entailment": 100.0, "embedding": 1e6}
+    found = allot(OPERATORS, Resources(), machine(64, 0), where="this machine", work=work)
+
+    assert found["caption"].actors == 1
+    assert found["entailment"].actors <= 4
+    assert found["embedding"].actors == found["embedding"].most_actors > 50
+    assert cpus_in_use(found) <= 64 - TASKS_RESERVE_CPUS + 1e-9
+
+
+def test_gpus_have_fetchers_enough_to_feed_them():
+    assert given(machine(16))[FETCH].actors == 1
+    assert given(machine(16, 1))[FETCH].actors == 4
+
+
+def test_parts_are_put_by_few_processes_on_any_machine():
+    assert writers(machine(2)) == 2
+    assert writers(machine(1000)) == 125
 
 
 def test_operators_share_the_gpus_that_nobody_asked_for():
@@ -62,7 +96,7 @@ def test_operators_share_the_gpus_that_nobody_asked_for():
     assert {one[name].gpus for name in ("caption", "entailment", "embedding")} == {0.33}
     eight = given(machine(64, 8))
     assert eight["caption"].gpus == 1
-    assert eight["caption"].most_actors == 6
+    assert [eight[op.name].most_actors for op in OPERATORS] == [3, 3, 2]
     asked = given(machine(8, 1), caption={"gpus": 0.5})
     assert (asked["caption"].gpus, asked["embedding"].gpus) == (0.5, 0.25)
     assert given(machine(8, 1), caption={"gpus": 0})["caption"].gpus == 0
