@@ -7,10 +7,12 @@ there is something to compute.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from jobs.bottleneck import Bottleneck, find_bottleneck
 from jobs.cluster import cluster_address, connected, local_capacity
 from jobs.commit import commit
 from jobs.history import Note
@@ -22,7 +24,7 @@ from jobs.plan import Selection, open_manifest, plan, policy_of
 from jobs.portions import Portions
 from jobs.progress import Progress
 from jobs.records import DEFAULT_ROWS_PER_SECOND, measured_rate, record_rate
-from jobs.resources import allot, writers
+from jobs.resources import Allotment, allot, writers
 from jobs.shards import Plan, Shard
 from jobs.stages import Work, close_shard, open_shard
 from jobs.summary import Summary, total
@@ -96,7 +98,9 @@ def _brought_up_to_date(
         told.committed(version, done.reports)
         _record(planned, policy_of(config), done.reports)
         _tell_cuts(done.reports)
-        summary = summary.with_round(planned, done.reports, actors=done.actors, version=version)
+        summary = summary.with_round(
+            planned, done.reports, version=version, bottleneck=done.bottleneck
+        )
         if done.transient and not reports:  # of an outage: such parts are not overwritten
             reports += done.reports
             selection = _for_what_may_pass(selection)
@@ -122,13 +126,13 @@ class Round:
 
     Args:
         reports: of all its parts.
-        actors: by stage; none when nothing had to be computed.
+        bottleneck: of what this run computed; None when that was nothing.
         transient: errors that may pass, in parts of a run before this one.
         committed: ids of shards that were committed while it went on.
     """
 
     reports: list[PartReport]
-    actors: Mapping[str, int]
+    bottleneck: Bottleneck | None
     transient: int
     committed: Collection[str] = ()
 
@@ -156,6 +160,7 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
     if limit.is_telling:
         limit.check()
     portions = Portions(planned, reports, config.commit.every, note=run.note)
+    there, begun = len(reports), time.monotonic()
     if pending:
         due = sum(shard.due for shard in planned.shards)
         tried = sum(report.tried for report in reports)
@@ -172,7 +177,8 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
                 if limit.is_telling:
                     portions.commit_when_due()
     limit.check()
-    return Round(reports, run.actors, transient, portions.committed)
+    bottleneck = run.bottleneck(reports[there:], time.monotonic() - begun)
+    return Round(reports, bottleneck, transient, portions.committed)
 
 
 class _Run:
@@ -194,7 +200,7 @@ class _Run:
             name: counts.new + counts.changed + counts.retry
             for name, counts in planned.computed.items()
         }
-        self.actors: dict[str, int] = {}
+        self.allotments: Mapping[str, Allotment] = {}
         self.work = Work(
             plan=replace(planned, shards=(), replaced=()),
             operators=tuple(operators),
@@ -212,7 +218,8 @@ class _Run:
 
     def note(self, reports: Sequence[PartReport]) -> Note:
         """What a commit of some of its parts says of itself."""
-        return self.told.note(self.planned, reports, self.actors)
+        found = self.bottleneck(reports, self.told.seconds)
+        return self.told.note(self.planned, reports, found.stage if found else None)
 
     def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:
         """Puts the part of each shard; Ray is started unless all are few and only copied."""
@@ -228,7 +235,7 @@ class _Run:
             allotments = allot(
                 self.operators, self.config.resources, capacity, where=where, work=self._work()
             )
-            self.actors = {name: allotment.actors for name, allotment in allotments.items()}
+            self.allotments = allotments
             suspects = {shard.id: shard for shard in shards}
             runs = run_shards(
                 self.work,
@@ -246,6 +253,18 @@ class _Run:
                 yield from run_suspects(
                     self.work, list(suspects.values()), allotments, to_compute=self.to_compute
                 )
+
+    def bottleneck(self, reports: Sequence[PartReport], seconds: float) -> Bottleneck | None:
+        """Which stage held up the parts put so far; None when this run had no stages."""
+        if not self.allotments:
+            return None
+        return find_bottleneck(
+            reports,
+            seconds,
+            allotments=self.allotments,
+            operators=self.operators,
+            resources=self.config.resources,
+        )
 
     def _work(self) -> Mapping[str, float]:
         """Seconds of one actor by operator; a net never measured is taken for the slowest."""

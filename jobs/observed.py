@@ -6,7 +6,7 @@ All of it goes by one id, a UUID, which is in every line, in the commit and in t
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from jobs.history import Note
 from jobs.lineage import Dataset, Lineage
 from jobs.parts import PartReport
 from jobs.shards import Plan
-from jobs.summary import Summary, limiting_stage, total
+from jobs.summary import Summary, total
 from schemas.config import JobConfig
 from schemas.manifest import Manifest
 
@@ -93,7 +93,9 @@ class Observed:
         if self._metrics:
             self._metrics.count(report)
 
-    def note(self, plan: Plan, reports: Sequence[PartReport], actors: Mapping[str, int]) -> Note:
+    def note(
+        self, plan: Plan, reports: Sequence[PartReport], limiting_stage: str | None
+    ) -> Note:
         """What the commit of some parts of a plan says of itself."""
         counts, errors = plan.counts, total(reports, "errors")
         computed = total(reports, "computed")
@@ -112,7 +114,7 @@ class Observed:
             computed={name: computed[name] for name in plan.operators},
             errors=dict(errors.most_common()),
             seconds=round(self.seconds, 3),
-            limiting_stage=limiting_stage(reports, actors),
+            limiting_stage=limiting_stage,
         )
 
     def committed(self, version: int, reports: Sequence[PartReport]) -> None:

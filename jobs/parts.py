@@ -44,6 +44,7 @@ class PartReport:
         copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage.
+        actors: which actor took it through a stage.
     """
 
     shard: str
@@ -58,6 +59,7 @@ class PartReport:
     copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
+    actors: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""

@@ -11,10 +11,11 @@ block, and the driver finds the shard without a part.
 import json
 import logging
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ TASK_RETRIES = 3  # of putting a part
 START_DEATHS = 3  # actors of a stage that may die one after the other while they start
 TASKS_PER_ACTOR = 2  # one at work, one whose block is on its way
 POISONED = 70  # exit status of an actor whose process can compute no more
-PROGRESS = ("computed", "copied", "cut", "busy", "fetched")  # of a `ShardState`
+PROGRESS = ("computed", "copied", "cut", "busy", "fetched", "actors")  # of a `ShardState`
 PARCEL_SCHEMA = pa.schema(
     [
         ("shard", pa.string()),  # Shard as JSON
@@ -146,6 +147,7 @@ class _Stage:
     def __init__(self, work: Work, name: str, is_needed: bool, board: Any = None) -> None:
         self.work, self.name = work, name
         self.answers = None if board is None else SharedAnswers(board, name)
+        self.actor = secrets.token_hex(4)
         self.fault: TaglineError | None = None
         if work.logs:
             work.logs.begin()
@@ -163,7 +165,8 @@ class _Stage:
             state = self._received(row, parcel)
             if isinstance(state, PartReport):
                 return _settled(report=state.to_json())
-            return _packed(run_stage(self.work, self.name, state, answers=self.answers))
+            done = run_stage(self.work, self.name, state, answers=self.answers)
+            return _packed(replace(done, actors={**done.actors, self.name: self.actor}))
         except TaglineError as error:
             return _settled(fault=_named(error))
         except Exception:  # what else comes out of a stage has damaged this process

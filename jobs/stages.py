@@ -66,6 +66,7 @@ class ShardState:
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage so far.
         fetched: `rows` and `bytes` of the images that were fetched.
+        actors: which actor took it through a stage.
     """
 
     shard: Shard
@@ -75,6 +76,7 @@ class ShardState:
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
     fetched: Mapping[str, int] = field(default_factory=dict)
+    actors: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_shard(work: Work, shard: Shard) -> ShardState:
@@ -120,6 +122,7 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         copied=state.copied,
         cut=state.cut,
         busy=state.busy,
+        actors=state.actors,
     )
     return put_part(work.plan, state.shard, state.table, report)
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from jobs.bottleneck import Bottleneck
 from jobs.parts import PartReport
 from jobs.shards import Plan
 
@@ -24,7 +25,7 @@ class Summary:
         errors: rows tried that ended in an error, by code.
         seconds: this run took.
         version: of the table; None when there is none yet.
-        limiting_stage: whose actors were busiest; None when nothing was computed.
+        bottleneck: the stage whose actors were busiest; None when nothing was computed.
     """
 
     table: str
@@ -34,7 +35,12 @@ class Summary:
     errors: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     version: int | None = None
-    limiting_stage: str | None = None
+    bottleneck: Bottleneck | None = None
+
+    @property
+    def limiting_stage(self) -> str | None:
+        """The stage whose actors were busiest; None when nothing was computed."""
+        return self.bottleneck.stage if self.bottleneck else None
 
     @staticmethod
     def of(plan: Plan) -> "Summary":
@@ -52,7 +58,12 @@ class Summary:
         )
 
     def with_round(
-        self, plan: Plan, reports: Sequence[PartReport], *, actors: Mapping[str, int], version: int
+        self,
+        plan: Plan,
+        reports: Sequence[PartReport],
+        *,
+        version: int,
+        bottleneck: Bottleneck | None,
     ) -> "Summary":
         """Adds a plan that was run and committed."""
         failed = total(reports, "errors")
@@ -64,7 +75,7 @@ class Summary:
             copied=Counter(self.copied) + total(reports, "copied"),
             errors=Counter(self.errors) + failed,
             version=version,
-            limiting_stage=limiting_stage(reports, actors) or self.limiting_stage,
+            bottleneck=bottleneck or self.bottleneck,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +107,9 @@ def show(summary: Summary, console: Console) -> None:
         grid.add_row("of them copied", _counts(summary.copied))
     if summary.errors:
         grid.add_row("failed in this run", _counts(summary.errors))
-    grid.add_row("took", f"{summary.seconds:.1f} s" + _limit(summary))
+    grid.add_row("took", f"{summary.seconds:.1f} s")
+    if summary.bottleneck:
+        grid.add_row("limited by", _limit(summary.bottleneck))
     if summary.version is not None:
         grid.add_row("table", f"{summary.table} (version {summary.version})")
     console.print(grid)
@@ -106,11 +119,6 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def _limit(summary: Summary) -> str:
-    return f", limited by {summary.limiting_stage}" if summary.limiting_stage else ""
-
-
-def limiting_stage(reports: Sequence[PartReport], actors: Mapping[str, int]) -> str | None:
-    """Names the stage whose actors were busiest."""
-    busy = total(reports, "busy")
-    return max(busy, key=lambda name: float(busy[name]) / actors.get(name, 1)) if busy else None
+def _limit(found: Bottleneck) -> str:
+    busy = f"{found.actors} {'actor' if found.actors == 1 else 'actors'}, {found.share:.0%} busy"
+    return f"{found.stage} ({busy}): {found.advice}"
