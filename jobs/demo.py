@@ -110,23 +110,26 @@ def job_config(table: Path) -> Any:
     """The job: the embedded models over the shipped manifest."""
     from operators.catalog import check_document
 
-    return check_document(
-        {
-            "manifest": str(INPUT / "manifest.parquet"),
-            "table": str(table),
-            "operators": {
-                "caption": {"use": "captioner", "model": "embedded:captioner"},
-                "mplug_caption": {"use": "captioner", "model": "embedded:mplug-captioner"},
-                "match": {"use": "matcher", "model": "embedded:matcher", "text": "caption"},
-                "entailment": {
-                    "use": "entailment",
-                    "model": "embedded:entailment",
-                    "hypothesis": "claim",
-                },
-                "embedding": {"use": "embedder", "model": "embedded:embedder"},
+    return check_document(document(table))
+
+
+def document(table: Path) -> dict[str, Any]:
+    """The job's config as YAML would give it."""
+    return {
+        "manifest": str(INPUT / "manifest.parquet"),
+        "table": str(table),
+        "operators": {
+            "caption": {"use": "captioner", "model": "embedded:captioner"},
+            "mplug_caption": {"use": "captioner", "model": "embedded:mplug-captioner"},
+            "match": {"use": "matcher", "model": "embedded:matcher", "text": "caption"},
+            "entailment": {
+                "use": "entailment",
+                "model": "embedded:entailment",
+                "hypothesis": "claim",
             },
-        }
-    )
+            "embedding": {"use": "embedder", "model": "embedded:embedder"},
+        },
+    }
 
 
 def read_rows(table: Path) -> list[dict[str, Any]]:
