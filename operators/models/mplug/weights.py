@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from operators.models.checkpoint import check_strict, load_state_dict
 from operators.models.mplug.config import MPlugConfig, read_for_matching
 from operators.models.mplug.model import MPlugCaptionNet, MPlugMatchNet
+from operators.models.unfilled import unfilled
 from schemas.errors import ModelError
 
 PORTION_BYTES = 64 * 2**20  # of the file, copied before it is mapped anew
@@ -57,7 +58,7 @@ def load_captioner(directory: Path, dtype: torch.dtype = torch.float32) -> MPlug
         ModelError: a configuration or the weights are damaged, or do not fit each other.
     """
     config = MPlugConfig.read(directory)
-    with torch.device("meta"):
+    with unfilled():
         net = MPlugCaptionNet(config)
     return _fill(net, directory, UNUSED_BY_CAPTIONS, dtype)
 
@@ -69,7 +70,7 @@ def load_matcher(directory: Path, dtype: torch.dtype = torch.float32) -> MPlugMa
         ModelError: as there, and what `read_for_matching` refuses.
     """
     config = read_for_matching(directory)
-    with torch.device("meta"):
+    with unfilled():
         net = MPlugMatchNet(config)
     return _fill(net, directory, (*UNUSED_BY_MATCHING, *_dead_layers(config)), dtype)
 

@@ -13,6 +13,7 @@ from operators.models.checkpoint import check_strict, load_state_dict
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.decoder import Decoder
 from operators.models.ofa.encoder import Encoder, Memory
+from operators.models.unfilled import unfilled
 from schemas.errors import ModelError
 
 TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
@@ -113,7 +114,7 @@ def load(directory: Path) -> OFAModel:
         ModelError: config.json or the weights are damaged, or do not fit each other.
     """
     config = OFAConfig.read(directory)
-    with torch.device("meta"):
+    with unfilled():
         model = OFAModel(config)
     found = load_state_dict(directory)
     tied = TIED if config.share_decoder_input_output_embed else TIED[:1]
