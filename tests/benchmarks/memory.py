@@ -105,7 +105,9 @@ def gigabytes_of_rows(rows: int) -> float:
         }
         (folder / "job.json").write_text(json.dumps(document))
         peak = peak_of([sys.executable, "-m", "tests.plain_driver", str(folder / "job.json")])
-    return sum(peak.values()) / 1e9
+        gigabytes = sum(peak.values()) / 1e9
+        print(f"{rows:,} rows: {gigabytes:.3f} GB", flush=True)
+    return gigabytes
 
 
 def compare(few: int, many: int) -> int:
