@@ -34,7 +34,7 @@ from operators.embedded.kinds import (
 from operators.embedded.label_texts import Label, common_labels, labels_of
 from operators.embedded.scenes import Scene, describe, describe_in_chinese, draw, draw_scenes
 from operators.models.checkpoint import write_json
-from operators.models.chinese_clip import to_modelscope
+from operators.models.chinese_clip_names import to_modelscope
 from operators.training import DenseHeads, contrastive_loss, cosine_rate
 
 VISION = {

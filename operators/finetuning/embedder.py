@@ -21,7 +21,7 @@ from operators.finetuning.augmentation import augment
 from operators.finetuning.losses import in_batch_recall, shared
 from operators.finetuning.trainee import Batch, Figures, Rules, Step, recompute, set_training
 from operators.finetuning.weights import write_directory
-from operators.models import chinese_clip
+from operators.models import chinese_clip, chinese_clip_names
 from operators.models.directory import expect
 from operators.models.wordpiece import pad
 from operators.training import contrastive_loss
@@ -41,7 +41,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 RULES = Rules(
-    published_name=chinese_clip.published_name,
+    published_name=chinese_clip_names.published_name,
     is_decayed=is_decayed,
     parts={"vision": ("visual.",), "text": ("bert.", "text_projection")},
 )
@@ -134,7 +134,7 @@ class EmbedderTrainee:
         """Writes the layout that was read."""
         state = dict(self.model.state_dict())
         if self.is_modelscope:
-            state = chinese_clip.to_modelscope(state)
+            state = chinese_clip_names.to_modelscope(state)
         write_directory(self.directory, directory, state)
 
     def _contrast(self, images: Tensor, texts: Tensor, step: Step) -> tuple[Tensor, float]:

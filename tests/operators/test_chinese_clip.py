@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import ChineseCLIPModel
 
-from operators.models import checkpoint, chinese_clip
+from operators.models import checkpoint, chinese_clip, chinese_clip_names
 from operators.models.directory import expect, identify
 from schemas.errors import ModelError
 from tests import tiny
@@ -62,7 +62,7 @@ def test_the_published_sizes_have_their_parameters(directory, parameters, vision
 def test_names_go_to_transformers_and_back_unchanged(directory):
     published = checkpoint.load_state_dict(directory)
     published = {k: v for k, v in published.items() if not k.startswith("bert.pooler")}
-    back = chinese_clip.to_modelscope(chinese_clip.from_modelscope(published))
+    back = chinese_clip_names.to_modelscope(chinese_clip_names.from_modelscope(published))
     assert back.keys() == published.keys()
     assert all(torch.equal(back[name], published[name]) for name in published)
 
@@ -120,14 +120,14 @@ def test_rounding_leaves_what_modelscope_leaves_in_float32(directory):
     exact = chinese_clip.load(directory, rounding="none").model.state_dict()
     rounded = chinese_clip.load(directory, rounding="fp16").model.state_dict()
     kept = {name for name in exact if torch.equal(exact[name], rounded[name])}
-    published = set(chinese_clip.to_modelscope({name: exact[name] for name in exact}))
+    published = set(chinese_clip_names.to_modelscope({name: exact[name] for name in exact}))
     expected = {
         name
         for name in published
         if name in ("logit_scale", "visual.class_embedding", "visual.positional_embedding")
         or (name.startswith("visual.") and ".ln_" in name)
     }
-    assert kept == set(chinese_clip.from_modelscope(dict.fromkeys(expected, torch.zeros(1))))
+    assert kept == set(chinese_clip_names.from_modelscope(dict.fromkeys(expected, torch.zeros(1))))
 
 
 def test_positions_are_counted_though_no_file_holds_them(directory):
