@@ -157,7 +157,7 @@ class Embedder:
             if not isinstance(text, str):
                 raise TypeError(f"text {position} is {text!r}; a text must be a str")
         net = self._loaded()
-        return _finite(self._stacked(net.embed_texts(batch) for batch in self._batches(given)))
+        return _finite(net.embed_texts(given))
 
     def probabilities(self, images: Sequence[Image] | Image, texts: Sequence[str] | str) -> Vectors:
         """Says which of the texts each image goes with, at the model's own temperature.
@@ -175,13 +175,16 @@ class Embedder:
             import torch
 
             from operators.models import chinese_clip
+            from operators.models.cpu import pack
 
-            self._net = chinese_clip.load(
+            net = chinese_clip.load(
                 checkpoint.find_again(self.model, self.directory, self.description["weights"]),
                 rounding=self.rounding,
                 precision=self.precision,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
+            pack(net.model, getattr(torch, self.precision))
+            self._net = net
         return self._net
 
     def _batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -25,6 +25,7 @@ from transformers import ChineseCLIPConfig, ChineseCLIPModel
 
 from operators.models import checkpoint
 from operators.models.chinese_clip_names import from_modelscope, to_modelscope
+from operators.models.cpu import rows_at_once
 from operators.models.directory import CLIP_FILES, expect
 from operators.models.wordpiece import WordPiece, pad, read_vocabulary
 from schemas.errors import ModelError
@@ -35,6 +36,7 @@ Vectors = npt.NDArray[np.float32]
 CONTEXT_LENGTH = (
     52  # ids of a text, [CLS] and [SEP] included; `context_length` in ModelScope's CLIPPreprocessor
 )
+TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384}  # in the text tower
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in [0, 1]
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTH = 64  # of the vision tower where the directory does not say
@@ -80,7 +82,10 @@ class ChineseClip:
         self.model = model
         self.tokenizer = tokenizer
         self.precision = precision
-        self.image_size: int = _tower(model.config.vision_config).image_size
+        vision = _tower(model.config.vision_config)
+        self.image_size: int = vision.image_size
+        tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+        self._widest: int = tokens * vision.intermediate_size  # numbers of an image in the net
         positions: int = _tower(model.config.text_config).max_position_embeddings
         self.context_length = min(CONTEXT_LENGTH, positions)
         self.dimension: int = model.text_projection.out_features
@@ -94,15 +99,20 @@ class ChineseClip:
         """Returns float32 (N, D), rows of unit length; a row that is not finite is left so."""
         with self._arithmetic():
             pixels = prepare_images(images, self.image_size).to(self.model.device)  # (N, 3, R, R)
-            return _unit(self.model.get_image_features(pixels).pooler_output)  # (N, D)
+            some = torch.split(pixels, rows_at_once(self.model.device, self._widest))
+            return _unit(torch.cat([self.model.get_image_features(p).pooler_output for p in some]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """Returns float32 (N, D), rows of unit length; a row that is not finite is left so."""
+        """Does for texts what `embed_images` does for images; those of like lengths together."""
         rows = [self.tokenizer.encode(text, limit=self.context_length) for text in texts]
+        vectors = np.empty((len(rows), self.dimension), np.float32)
         with self._arithmetic():
-            ids = torch.tensor(pad(rows), device=self.model.device)  # (N, T)
-            mask = (ids != self.tokenizer.pad).long()
-            return _unit(self.model.get_text_features(ids, attention_mask=mask).pooler_output)
+            for places in _alike(rows, TOKENS_AT_ONCE[self.model.device.type]):
+                ids = torch.tensor(pad([rows[place] for place in places])).to(self.model.device)
+                mask = (ids != self.tokenizer.pad).long()  # (N, T), as the ids
+                found = self.model.get_text_features(ids, attention_mask=mask).pooler_output
+                vectors[places] = _unit(found)
+        return vectors
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -307,6 +317,18 @@ def _build(config: ChineseCLIPConfig, state: Mapping[str, Tensor]) -> ChineseCLI
         value = counted if leaf == "position_ids" else torch.zeros_like(counted)
         model.get_submodule(owner).register_buffer(leaf, value, persistent=False)
     return model
+
+
+def _alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Places of all rows, the shortest first, as many at a time as have `tokens` when padded."""
+    places: list[int] = []
+    for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):
+        if places and (len(places) + 1) * len(rows[place]) > tokens:
+            yield places
+            places = []
+        places.append(place)
+    if places:
+        yield places
 
 
 def _unit(features: Tensor) -> Vectors:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from operators.base import apply
 from operators.embedder import Embedder
+from operators.models import chinese_clip
 from operators.models.chinese_clip import prepare_images
 from schemas.enriched import IMAGE_ENCODED
 from schemas.errors import ConfigError, ModelError, RowFaults
@@ -127,8 +128,7 @@ def test_a_hugging_face_directory_gives_what_the_modelscope_directory_gives_unro
 
     directory = tiny.checkpoint("chinese_clip_mini")
     plain = Embedder(directory, rounding="none")
-    plain.load()
-    plain._net.model.save_pretrained(tmp_path)
+    chinese_clip.load(directory, rounding="none").model.save_pretrained(tmp_path)
     BertTokenizer(str(directory / "vocab.txt")).save_pretrained(tmp_path)
     other = Embedder(tmp_path)
     assert other.rounding == "none"
@@ -138,6 +138,12 @@ def test_a_hugging_face_directory_gives_what_the_modelscope_directory_gives_unro
     np.testing.assert_allclose(
         other.probabilities(rgb, texts), plain.probabilities(rgb, texts), atol=1e-6
     )
+
+
+def test_texts_keep_their_order_whatever_their_lengths(mini):
+    texts = ["皮卡丘" * (number * 7 % 20) for number in range(40)]  # more than one group
+    alone = np.concatenate([mini.embed_texts(text) for text in texts])
+    np.testing.assert_allclose(mini.embed_texts(texts), alone, atol=1e-6)
 
 
 def test_rounding_is_seen_in_the_vectors_and_in_the_key(mini, rgb):

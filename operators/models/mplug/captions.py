@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from operators.models.beam import OpenBeam, search_open
+from operators.models.cpu import pack
 from operators.models.mplug.config import MPlugConfig
 from operators.models.mplug.decoder import Cache, Decoder
 from operators.models.mplug.reader import Reader, read_words
@@ -36,7 +37,9 @@ class MPlugCaptions:
 
     def __init__(self, directory: Path, options: Mapping[str, float], precision: str) -> None:
         self.words = read_words(directory, MPlugConfig.read(directory))
-        self.reader = Reader(load_captioner(directory, getattr(torch, precision)))
+        dtype = getattr(torch, precision)
+        self.reader = Reader(load_captioner(directory, dtype))
+        pack(self.reader.net, dtype)
         self.beam = OpenBeam(**options, begin=self.words.start, end=self.words.end)  # type: ignore[arg-type]
 
     def describe(self, images: "Sequence[Image]") -> list[list[tuple[str, float]]]:

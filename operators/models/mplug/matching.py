@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from operators.models.cpu import pack
 from operators.models.mplug.config import LONGEST_MATCHED, read_for_matching
 from operators.models.mplug.reader import Reader, read_words
 from operators.models.mplug.weights import load_matcher
@@ -51,7 +52,9 @@ class MPlugMatching:
     def __init__(self, directory: Path, precision: str) -> None:
         config = read_for_matching(directory)
         self.words = read_words(directory, config)
-        self.reader = Reader(load_matcher(directory, getattr(torch, precision)))
+        dtype = getattr(torch, precision)
+        self.reader = Reader(load_matcher(directory, dtype))
+        pack(self.reader.net, dtype)
         self.pairs_at_once = PAIRS_AT_ONCE[self.reader.device.type]
 
     def is_cut(self, text: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
+from operators.models.cpu import rows_at_once
 from operators.models.mplug.config import MPlugConfig
 from operators.models.mplug.model import MPlugCaptionNet, MPlugMatchNet
 from operators.models.wordpiece import HUGGING_FACE, WordPiece, read_vocabulary
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, of each channel
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-IMAGES_AT_ONCE = {"cpu": 4, "cuda": 32}  # in the image tower
+IMAGES_AT_ONCE = {"cpu": 8, "cuda": 32}  # whose states are held
 
 Net = TypeVar("Net", MPlugCaptionNet, MPlugMatchNet)
 
@@ -48,8 +49,10 @@ class Reader(Generic[Net]):
 
     def see(self, images: "Sequence[Image]") -> Tensor:
         """Computes the states of images. Shapes: returns (B, N, D)."""
-        states: Tensor = self.net.see(self.pixels(images))
-        return states
+        config = self.net.config
+        widest = config.image_tokens * 4 * config.clip_vision_width  # within the feed-forward
+        some = torch.split(self.pixels(images), rows_at_once(self.device, widest))
+        return torch.cat([self.net.see(pixels) for pixels in some])
 
     def pixels(self, images: "Sequence[Image]") -> Tensor:
         """Shapes: returns (B, 3, image_res, image_res), normalised."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from operators.models.cpu import linear
 from operators.models.mplug.config import HEAD_WIDTH, MPlugConfig
 
 
@@ -94,7 +95,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: x (B, N, W), kept."""
-        joint = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        joint = linear(x, self.in_proj_weight, self.in_proj_bias)
         parts = joint.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = parts.unbind()  # each (B, H, N, W / H)
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
