@@ -175,7 +175,7 @@ class Embedder:
             import torch
 
             from operators.models import chinese_clip
-            from operators.models.cpu import pack
+            from operators.models.chinese_clip_inference import specialise
 
             net = chinese_clip.load(
                 checkpoint.find_again(self.model, self.directory, self.description["weights"]),
@@ -183,7 +183,7 @@ class Embedder:
                 precision=self.precision,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
-            pack(net.model, getattr(torch, self.precision))
+            specialise(net.model, getattr(torch, self.precision))
             self._net = net
         return self._net
 

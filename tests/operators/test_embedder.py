@@ -146,6 +146,14 @@ def test_texts_keep_their_order_whatever_their_lengths(mini):
     np.testing.assert_allclose(mini.embed_texts(texts), alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_gives_nearly_the_same_vectors(mini, rgb, precision):
+    lower = Embedder(mini.directory, precision=precision)
+    assert (lower.embed(rgb) * mini.embed(rgb)).sum(axis=1).min() > 0.999
+    texts = [*CARD_TEXTS, "一只猫"]
+    assert (lower.embed_texts(texts) * mini.embed_texts(texts)).sum(axis=1).min() > 0.999
+
+
 def test_rounding_is_seen_in_the_vectors_and_in_the_key(mini, rgb):
     exact = Embedder(mini.directory, rounding="none")
     difference = np.abs(exact.embed(rgb) - mini.embed(rgb)).max()
