@@ -206,13 +206,15 @@ class _Candidates:
 
 
 def _score(logits: Tensor, tokens: Tensor, beam: Beam) -> Tensor:
-    """Log probabilities of the tokens that may come next, -inf for the others; (R, V)."""
+    """Log probabilities of the tokens that may come next, -inf for the others; (R, V).
+
+    NaN in all of a row for which the model gives no number.
+    """
     logits = logits.float() if beam.temperature == 1 else logits.float() / beam.temperature
     scores = torch.log_softmax(logits, dim=-1)
     length = tokens.shape[1] - 1
     if length < beam.min_tokens:
         scores[:, beam.end] = -math.inf
-    scores.masked_fill_(scores.isnan(), -math.inf)
     scores[:, beam.pad] = -math.inf
     if beam.unknown_penalty:
         scores[:, beam.unknown] -= beam.unknown_penalty
@@ -239,15 +241,20 @@ def _forbid_repeats(scores: Tensor, tokens: Tensor, size: int) -> None:
 
 
 def _best(state: _State, scores: Tensor, beam: Beam) -> _Candidates:
-    rows, vocabulary = state.totals.shape[1], scores.shape[1]
+    """Takes the best of each row, which are few, and of these the best of each input."""
+    inputs, rows = state.totals.shape
+    vocabulary = scores.shape[1]
     beam_size = min(beam.beam_size, vocabulary - 1)
-    totals = scores.view(len(state.inputs), rows, vocabulary) + state.totals[:, :, None]
-    totals, places = totals.flatten(1).topk(min(2 * beam_size, rows * vocabulary - 1))
-    first_rows = torch.arange(len(state.inputs), device=scores.device)[:, None] * rows
-    tokens = places % vocabulary
+    values, tokens = scores.topk(min(2 * beam_size, vocabulary))  # (R, k)
+    values.masked_fill_(values.isnan(), -math.inf)
+    totals = (values.view(inputs, rows, -1) + state.totals[:, :, None]).flatten(1)
+    totals, places = totals.topk(min(2 * beam_size, rows * vocabulary - 1))
+    tokens = tokens.view(inputs, -1).gather(1, places)
+    first_rows = torch.arange(inputs, device=scores.device)[:, None] * rows
     is_end = tokens.eq(beam.end) & totals.ne(-math.inf)
     is_end[:, :beam_size] &= ~state.is_dead[:, :beam_size]
-    return _Candidates(beam_size, totals, tokens, first_rows + places // vocabulary, is_end)
+    in_row = values.shape[1]
+    return _Candidates(beam_size, totals, tokens, first_rows + places // in_row, is_end)
 
 
 def _endings(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from operators.models.cpu import PackedLinear, linear, pack, rows_at_once
+from operators.models.cpu import PackedConv2d, PackedLinear, linear, pack, rows_at_once
 
 
 @pytest.fixture
@@ -55,3 +55,18 @@ def test_so_many_rows_go_at_once_that_no_tensor_passes_32_mb():
     cpu = torch.device("cpu")
     assert rows_at_once(cpu, 577 * 4096) == 3  # of ViT-L/14 at 336 pixels: 28 MB
     assert rows_at_once(cpu, 10**9) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_packed_convolution_adds_and_takes_the_relu_of_any_batch(rows):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+    packed = PackedConv2d(conv, torch.float32)
+    with torch.inference_mode():
+        packed(torch.randn(2, 8, 9, 9))  # the shape that its weights are packed for
+        x = torch.randn(rows, 8, 9, 9)
+        residual = torch.randn(rows, 6, 5, 5)
+        expected = conv(x)
+        torch.testing.assert_close(packed(x), expected, atol=1e-5, rtol=0)  # other order of sums
+        found = packed.add_to(residual.clone(), x)
+        torch.testing.assert_close(found, (residual + expected).relu(), atol=1e-5, rtol=0)

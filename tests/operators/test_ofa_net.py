@@ -78,7 +78,7 @@ def test_the_encoder_computes_what_the_published_one_does(recipe):
     golden = np.load(tiny.DATA / "golden" / f"{recipe}.npz")
     reader = Reader.load(tiny.checkpoint(recipe), precision="float32")
     with reader.arithmetic():
-        features = reader.see([Image.open(tiny.photographs()[0])])
+        [features] = reader.see([Image.open(tiny.photographs()[0])])
         memory = reader.net.encode(features, torch.from_numpy(golden["input_ids"]))
     published = golden["encoder_last_hidden_state_sub"]
     # float32, other order of sums, and features of up to 4e6 before they are normed

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from operators.models.beam import Beam, search
+from operators.models.cpu import pack
 from operators.models.ofa.decoder import Cache
+from operators.models.ofa.encoder import Memory
 from operators.models.ofa.model import OFAModel
 from operators.models.ofa.reader import Reader
 from operators.models.ofa.tokenizer import BOS, EOS, PAD, UNK
@@ -36,6 +39,7 @@ class OFACaptions:
 
     def __init__(self, directory: Path, options: Mapping[str, float], precision: str) -> None:
         self.reader = Reader.load(directory, precision=precision)
+        pack(self.reader.net.decoder, getattr(torch, precision))  # its vocabulary, too
         self.beam = Beam(**options, begin=BOS, pad=PAD, end=EOS, unknown=UNK)  # type: ignore[arg-type]
         self.question = self.reader.source(self.reader.settings.prompt or QUESTION)
         if len(self.question) > self.reader.net.config.positions:
@@ -52,14 +56,20 @@ class OFACaptions:
             computes no finite score.
         """
         with self.reader.arithmetic():
-            net = self.reader.net
-            features = self.reader.see(images)
-            question = torch.tensor([self.question], device=self.reader.device)
-            memory = net.encode(features, question.expand(len(images), -1))
-            cache = net.decoder.start(memory, length=self.beam.max_tokens + 1)
-            writer = _Writer(net, cache)
+            decoder = self.reader.net.decoder
+            cache = decoder.start(self._read(images), length=self.beam.max_tokens + 1)
+            writer = _Writer(self.reader.net, cache)
             found = search(writer, len(images), self.beam, device=self.reader.device)
         return [[(self.clean(h.tokens), h.score) for h in hypotheses] for hypotheses in found]
+
+    def _read(self, images: "Sequence[Image]") -> Memory:
+        """Takes few images at a time to the encoder's end, and then joins them for the search."""
+        question = torch.tensor([self.question], device=self.reader.device)
+        memories = [
+            self.reader.net.encode(features, question.expand(len(features), -1))
+            for features in self.reader.see(images)
+        ]
+        return replace(memories[0], states=torch.cat([memory.states for memory in memories]))
 
     def clean(self, tokens: Sequence[int]) -> str:
         """Turns tokens into a sentence of the published form: no punctuation, no blanks around."""

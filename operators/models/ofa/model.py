@@ -74,12 +74,11 @@ class OFAModel(nn.Module):
 
         Shapes: states (…, D) of the decoder; returns (…, V), or (…, number of `tokens`).
         """
-        weight: Tensor = self.decoder.output_projection.weight
+        projection = self.decoder.output_projection
         if tokens is not None:
-            return functional.linear(states, weight[tokens])
-        if states.ndim == 2 and not torch.is_grad_enabled():
-            return (weight @ states.t()).t()  # on a CPU twice as fast for the few rows of a beam
-        return functional.linear(states, weight)
+            return functional.linear(states, projection.weight[tokens])
+        scores: Tensor = projection(states)
+        return scores
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """The tensors to write to a file: each tied one once."""

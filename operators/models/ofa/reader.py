@@ -1,6 +1,6 @@
 """OFA ready to read: the net on its device, its tokenizer, and the pixels it wants."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
+from operators.models.cpu import pack, rows_at_once
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.encoder import CELL_PIXELS
 from operators.models.ofa.model import OFAModel, load
@@ -20,7 +21,8 @@ from schemas.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGES_AT_ONCE = {"cpu": 4, "cuda": 32}  # in the ResNet, whose maps are the largest in memory
+IMAGES_AT_ONCE = 32  # in the ResNet of a GPU, whose maps are the largest in memory
+MAP_VALUES = 16  # of a pixel, in the ResNet's largest map: 64 channels at half the image's side
 
 
 class Reader:
@@ -52,6 +54,10 @@ class Reader:
         net.requires_grad_(requires_grad=False)
         tokenizer = OFATokenizer(directory, net.config.vocab_size)
         net.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = getattr(torch, precision)
+        net.encoder.embed_images.pack(dtype)
+        for part in (net.encoder, net.decoder.layers):
+            pack(part, dtype)
         return cls(net, tokenizer, settings, precision)
 
     @property
@@ -70,17 +76,16 @@ class Reader:
         )
         return stack
 
-    def see(self, images: "Sequence[Image]") -> Tensor:
-        """Computes the features of images, to be used for any number of questions.
+    def see(self, images: "Sequence[Image]") -> Iterator[Tensor]:
+        """Computes the features of images, a few at a time, for any number of questions.
 
-        Shapes: returns (B, 1024, h, w).
+        Shapes: yields (b, 1024, h, w), in order.
         """
-        at_once = IMAGES_AT_ONCE.get(self.device.type, 4)
-        features = [
-            self.net.encode_image_features(self.pixels(images[start : start + at_once]))
-            for start in range(0, len(images), at_once)
-        ]
-        return torch.cat(features)
+        fitting = rows_at_once(self.device, MAP_VALUES * self.settings.image_pixels**2)
+        at_once = min(fitting, IMAGES_AT_ONCE)
+        for start in range(0, len(images), at_once):
+            pixels = self.pixels(images[start : start + at_once])
+            yield self.net.encode_image_features(pixels)
 
     def pixels(self, images: "Sequence[Image]", *, device: torch.device | None = None) -> Tensor:
         """Squashes images to the square that the net sees, on a device or where the net is.

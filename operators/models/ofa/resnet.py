@@ -4,9 +4,13 @@ He et al. 2015, arXiv:1512.03385, with the stride in the 3 x 3 convolution. Ever
 uses bottlenecks, the 18 and 34 layer ones too.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from operators.models.cpu import PackedConv2d, is_onednns
 
 FEATURES = 1024  # channels that come out
 PLANES = (64, 128, 256)  # of the three stages; a block puts out four times as many
@@ -18,9 +22,9 @@ class ResNet(nn.Module):
 
     def __init__(self, blocks: tuple[int, ...], drop_path_rate: float = 0.0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.conv1: nn.Module = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1: nn.Module = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.layer1 = _stage(64, PLANES[0], blocks[0], 1, drop_path_rate)
         self.layer2 = _stage(PLANES[0] * EXPANSION, PLANES[1], blocks[1], 2, drop_path_rate)
@@ -53,6 +57,20 @@ class ResNet(nn.Module):
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
+    def pack(self, dtype: torch.dtype) -> None:
+        """Gives the convolutions to oneDNN, where the net is on a CPU, after their norms' folding.
+
+        Args:
+            dtype: of their arithmetic; one that oneDNN lacks here changes nothing.
+        """
+        first = cast(nn.Conv2d, self.conv1)
+        if not is_onednns(first.weight, dtype):
+            return
+        self.conv1, self.relu = PackedConv2d(first, dtype, relu=True), nn.Identity()
+        for stage in (self.layer1, self.layer2, self.layer3):
+            for number, block in enumerate(list(stage)):
+                stage[number] = PackedBottleneck(cast(Bottleneck, block), dtype)
+
 
 class Bottleneck(nn.Module):
     """Narrows, looks around, widens, and adds the result to what came in."""
@@ -81,6 +99,24 @@ class Bottleneck(nn.Module):
         residual = x if self.downsample is None else self.downsample(x)
         added: Tensor = self.relu(y + residual)
         return added
+
+
+class PackedBottleneck(nn.Module):
+    """A bottleneck for inference on a CPU: its ReLUs and its sum are done within convolutions."""
+
+    def __init__(self, block: Bottleneck, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv1 = PackedConv2d(block.conv1, dtype, relu=True)
+        self.conv2 = PackedConv2d(block.conv2, dtype, relu=True)
+        self.conv3 = PackedConv2d(block.conv3, dtype)
+        self.downsample: nn.Module | None = None
+        if block.downsample is not None:
+            self.downsample = PackedConv2d(cast(nn.Conv2d, block.downsample[0]), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: as of the bottleneck; x is written over."""
+        y = self.conv2(self.conv1(x))
+        return self.conv3.add_to(x if self.downsample is None else self.downsample(x), y)
 
 
 class DropPath(nn.Module):
