@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from operators.models.directory import expect, identify
 from operators.models.mplug.config import MPlugConfig
 from operators.models.ofa.config import OFAConfig
 from operators.models.ofa.settings import Settings
+from operators.precision import Precision, resolve
 from operators.rerank import Reranker
 from schemas.enriched import IMAGE_ENCODED, caption_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from operators.models.mplug.captions import MPlugCaptions
     from operators.models.ofa.captions import OFACaptions
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
@@ -67,7 +66,7 @@ class Captioner:
     Args:
         model: a directory, `embedded:captioner`, an s3:// directory or a hub's id.
         name: the column to write.
-        precision: of the arithmetic.
+        precision: of the arithmetic; `auto` as `operators.precision.resolve` says.
         upstream_keys: none are needed, as only the image is read; taken so that all operators are
             built alike.
         beam_size: sentences followed at once, and kept as alternatives.
@@ -113,7 +112,7 @@ class Captioner:
         _check_options(name, self.options, precision, published=published, longest=longest)
         self.reranker = None if rerank is None else Reranker(rerank, name=name)
         self.name = name
-        self.precision = precision
+        self.precision = resolve(precision)
         self.reads = (IMAGE_ENCODED,)
         self.writes = caption_schema(name)
         self.batch_rows = BATCH_ROWS
@@ -123,7 +122,7 @@ class Captioner:
             "code": CODE_VERSION,
             "weights": checkpoint.digest(self.directory),
             "options": {**self.options, **judges},
-            "precision": precision,
+            "precision": self.precision,
             "upstream": dict(upstream_keys or {}),
         }
         self.key = fingerprint(self.description)

@@ -17,6 +17,7 @@ from operators.images import decode_column
 from operators.models import checkpoint
 from operators.models.directory import expect
 from operators.models.ofa.settings import Settings
+from operators.precision import Precision, resolve
 from schemas.enriched import IMAGE_ENCODED, entailment_schema, hypotheses_schema
 from schemas.errors import ConfigError, ModelError, RowFault, RowFaults
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from operators.models.ofa.answers import OFAAnswers, Question
 
 Label = Literal["yes", "no", "maybe"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
@@ -51,7 +51,7 @@ class Entailment:
         hypothesis: the column that says something about the image; or
         hypotheses: what is judged for every image. One of the two is needed.
         premise: a column with what is known besides the image (the published `text2`).
-        precision: of the arithmetic.
+        precision: of the arithmetic; `auto` as `operators.precision.resolve` says.
         upstream_keys: for columns it reads, the key of the operator that wrote them.
 
     Raises:
@@ -76,7 +76,7 @@ class Entailment:
         expect(self.directory, "entailment")
         self.answers = _answers(self.directory)
         self.name = name
-        self.precision = precision
+        self.precision = resolve(precision)
         self.hypothesis = hypothesis
         self.hypotheses = tuple(hypotheses or ())
         self.premise = premise
@@ -93,7 +93,7 @@ class Entailment:
                 "hypotheses": list(self.hypotheses),
                 "premise": premise,
             },
-            "precision": precision,
+            "precision": self.precision,
             "upstream": dict(upstream_keys or {}),
         }
         self.key = fingerprint(self.description)

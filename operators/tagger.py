@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from operators.base import fingerprint
 from operators.embedder import Embedder
-from operators.entailment import Entailment, Judgement, Precision
+from operators.entailment import Entailment, Judgement
 from operators.images import decode_column
 from operators.models import checkpoint
+from operators.precision import Precision
 from schemas.calibration import CalibratedColumn, read_calibration
 from schemas.enriched import IMAGE_ENCODED, tags_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
@@ -54,7 +55,7 @@ class Tagger:
         prompts: what is embedded of each name, with `{}` for the name.
         thresholds: a file of `tagline calibrate`; a label then holds from its threshold on, where
             it has one, and without one it holds where yes is the likeliest answer.
-        precision: of the arithmetic of the entailment checker.
+        precision: of the arithmetic of the entailment checker; `auto` as for that operator.
         upstream_keys: for columns it reads, the key of the operator that wrote them.
 
     Raises:
@@ -107,7 +108,7 @@ class Tagger:
                 "prompts": list(self.prompts),
                 "thresholds": self.calibrated.model_dump() if self.calibrated else None,
             },
-            "precision": precision,
+            "precision": self.checker.precision,
             "upstream": known,
         }
         self.key = fingerprint(self.description)
