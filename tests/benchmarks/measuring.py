@@ -31,7 +31,7 @@ class Row:
     Args:
         what: is measured.
         unit: of the figures, "s" or "images/s".
-        ours: a figure a round.
+        ours: a figure a round; none where this machine cannot measure it, and the note says why.
         theirs: of what it is held against, the same rounds; none where it stands for itself.
         against: what that is.
         least: the ratio (without `theirs` the figure) that is asked for.
@@ -64,7 +64,7 @@ class Row:
     @property
     def is_met(self) -> bool | None:
         """Whether it is what was asked; None where nothing is."""
-        if self.least is None and self.most is None:
+        if not self.ours or (self.least is None and self.most is None):
             return None
         is_enough = self.least is None or self.judged >= self.least
         return is_enough and (self.most is None or self.judged <= self.most)
@@ -140,6 +140,8 @@ def read(path: Path) -> Section:
 
 def line(row: Row) -> str:
     """A row in words."""
+    if not row.ours:
+        return f"{row.what}: not measured, {row.note}"
     figure = f"{row.what}: {median(row.ours):.4g} {row.unit}"
     if row.theirs:
         low, high = min(row.ratios), max(row.ratios)
@@ -154,7 +156,7 @@ def line(row: Row) -> str:
 
 def asked(row: Row) -> str:
     """What is asked of a row."""
-    unit = "x" if row.theirs else f" {row.unit}"
+    unit = "x" if row.theirs or (row.against and not row.ours) else f" {row.unit}"
     bounds = [(">=", row.least), ("<=", row.most)]
     return " and ".join(f"{sign} {bound:g}{unit}" for sign, bound in bounds if bound is not None)
 

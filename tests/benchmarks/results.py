@@ -102,7 +102,8 @@ def _line(row: Row) -> str:
     elif len(row.ours) > 1:
         ratio = f"({min(row.ours):.4g}-{max(row.ours):.4g})"
     verdict = {None: "", True: "met", False: "**not met**"}[row.is_met]
-    cells = [row.what, f"{median(row.ours):.4g} {row.unit}", row.against, theirs, ratio]
+    ours = f"{median(row.ours):.4g} {row.unit}" if row.ours else "not measured"
+    cells = [row.what, ours, row.against, theirs, ratio]
     return "| " + " | ".join([*cells, asked(row), verdict]) + " |"
 
 
