@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 from operators import fetcher as fetcher_module
 from operators.base import apply
 from operators.fetcher import Fetcher, dependent_keys
-from operators.policy import Policy
-from operators.sources import Opened
+from operators.policy import Place, Policy
+from operators.sources import Opened, S3Objects
 from schemas.errors import RowFault, RowFaults
-from tests import s3
+from tests import s3, web
 from tests.fetching import Reads, Sees, codes, local, picture, shard
 
 
@@ -185,7 +187,7 @@ def test_bytes_beyond_what_may_travel_are_fetched_again_by_the_operators(folder,
 
 def test_an_image_that_changed_meanwhile_is_not_mixed_with_the_old(folder, monkeypatch):
     monkeypatch.setattr(fetcher_module, "TRAVELLING_BYTES", 1)
-    fetcher = local(folder)
+    fetcher = local(folder, threads=1)  # so that the first image is the one that travels
     fetched = fetcher(shard("0.png", "1.png", "2.png"))
     (folder / "2.png").write_bytes(picture(9))
     result = apply(Sees(), fetched, fetch=fetcher.fill)
@@ -277,10 +279,12 @@ def test_many_threads_never_hold_more_than_their_share(folder, monkeypatch):
     held, most = [0], [0]
     real = fetcher_module._Budget.taken
 
-    def watched(budget: Any, wanted: int) -> Any:
-        most[0] = max(most[0], budget.total - budget.left)
-        held[0] += 1
-        return real(budget, wanted)
+    @contextmanager
+    def watched(budget: Any, wanted: int) -> Iterator[None]:
+        with real(budget, wanted):
+            most[0] = max(most[0], budget.total - budget.left)
+            held[0] += 1
+            yield
 
     monkeypatch.setattr(fetcher_module._Budget, "taken", watched)
     result = local(folder, image_bytes=size + 1000)(shard(*["0.png", "1.png"] * 20))
@@ -331,17 +335,42 @@ def test_s3_tells_by_its_etag_whether_an_object_changed(stored):
     assert fetcher.has_changed(uri, '"another"') is True
 
 
-def test_a_store_that_refuses_is_forbidden(stored, monkeypatch):
-    import botocore.exceptions
+def test_a_store_that_refuses_is_forbidden(monkeypatch):
+    import s3fs
 
-    def refuse(*_: object, **__: object) -> None:
-        answer = {"Error": {"Code": "AccessDenied", "Message": "no"}}
-        raise botocore.exceptions.ClientError(answer, "GetObject")
+    refusal = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    store = web.Server()
+    store.pages["/bucket/x.png"] = web.answering(403, refusal)
+    for name, value in s3.environment(f"http://127.0.0.1:{store.port}").items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        fetcher = Fetcher([Sees()], Policy(), retry_seconds=())
+        assert codes(fetcher(shard("s3://bucket/x.png"))) == ["forbidden"]
+    finally:
+        store.close()
 
-    import aiobotocore.client
 
-    monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", refuse)
-    assert codes(remote(stored)(shard(f"{stored}/a b/0.png"))) == ["forbidden"]
+@pytest.mark.parametrize("key", ["a+b &=?#%.png", "../up/./x//y.png", "图 片.png", "~x'(1)*!.png"])
+def test_any_key_is_signed_as_it_is(stored, s3_endpoint, key):
+    bucket = stored.removeprefix("s3://")
+    s3.client(s3_endpoint).put_object(Bucket=bucket, Key=key, Body=picture(2))
+    objects = S3Objects(connections=1, timeout_seconds=5)
+    with objects.opened(Place("s3", bucket, key)) as opened:
+        assert opened.read(10_000) == picture(2)
+        assert opened.size == len(picture(2))
+
+
+def test_objects_are_read_without_the_client_and_whole_after_one_that_was_not(stored, monkeypatch):
+    monkeypatch.delattr(S3Objects, "_call")
+    objects = S3Objects(connections=1, timeout_seconds=5)
+    place = Place("s3", stored.removeprefix("s3://"), "large.png")
+    with objects.opened(place):
+        pass
+    with objects.opened(place) as opened:
+        assert opened.read(100) == picture(1, (400, 300))[:101]
+    with pickle.loads(pickle.dumps(objects)).opened(place) as opened:
+        assert opened.read(10_000_000) == picture(1, (400, 300))
 
 
 def test_a_store_that_is_down_is_a_transient_error_and_mends(stored, monkeypatch, s3_endpoint):
