@@ -26,7 +26,9 @@ from schemas.enriched import ATTEMPTS, ERROR, IMAGE_SIZE, IN_FLIGHT_SCHEMA, IS_D
 SHARD_ROWS = 512
 SHARD_IMAGE_BYTES = 128_000_000  # expected, encoded
 SHARD_SECONDS = 120.0  # of work, by what is known of the operators' speed
-SHARDS_PER_ACTOR = 4
+SHARDS_PER_ACTOR = 16  # so that no stage waits long for its first shard, nor for the last ones
+LEAST_SHARDS_PER_ACTOR = 4  # where the other would make shards of less than
+WORTHWHILE_ROWS = 32  # two batches of an operator
 BATCH_ROWS = 16_384
 FILE_SHARDS = 64  # row groups in one file of shards
 FILE_BYTES = 64_000_000
@@ -50,13 +52,15 @@ class Limits:
 
 
 def limits_for(due: int, actors: int) -> Limits:
-    """The limits that give every actor four shards where there are rows enough.
+    """The limits that give every actor sixteen shards, or four where rows are few.
 
     Args:
         due: rows to be computed in all.
         actors: of the largest pool.
     """
-    share = max(1, due // (SHARDS_PER_ACTOR * max(1, actors)))
+    actors = max(1, actors)
+    few = min(WORTHWHILE_ROWS, due // (LEAST_SHARDS_PER_ACTOR * actors))
+    share = max(1, few, due // (SHARDS_PER_ACTOR * actors))
     return Limits(SHARD_ROWS, min(SHARD_ROWS, share), SHARD_IMAGE_BYTES, SHARD_SECONDS)
 
 

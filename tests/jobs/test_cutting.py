@@ -22,6 +22,14 @@ def test_few_rows_are_shared_among_the_actors(config):
     assert due_rows(job.make_plan(config, actors=2)) == [5] * 8
 
 
+@pytest.mark.parametrize(
+    ("due", "actors", "rows"),
+    [(64, 1, 16), (256, 1, 32), (2048, 1, 128), (2048, 16, 32), (10**6, 1, 512)],
+)
+def test_stages_get_many_shards_that_are_worth_their_while(due, actors, rows):
+    assert cutting.limits_for(due, actors).due == rows
+
+
 def test_no_actor_count_makes_an_empty_shard(config):
     assert due_rows(job.make_plan(config, actors=100)) == [1] * 40
 
