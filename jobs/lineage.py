@@ -11,7 +11,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +167,7 @@ def _input(dataset: Dataset) -> Any:
 
     namespace, name = place(dataset.path)
     facet = statistics.InputStatisticsInputDatasetFacet(rowCount=dataset.rows)
-    told = {"inputStatistics": facet} if dataset.rows is not None else {}
+    told: dict[str, Any] = {"inputStatistics": facet} if dataset.rows is not None else {}
     return event_v2.InputDataset(namespace, name, facets=_facets(dataset), inputFacets=told)
 
 
@@ -179,11 +179,11 @@ def _output(dataset: Dataset) -> Any:
     facet = statistics.OutputStatisticsOutputDatasetFacet(
         rowCount=dataset.rows, size=dataset.size, fileCount=dataset.files
     )
-    told = {"outputStatistics": facet} if dataset.rows is not None else {}
+    told: dict[str, Any] = {"outputStatistics": facet} if dataset.rows is not None else {}
     return event_v2.OutputDataset(namespace, name, facets=_facets(dataset), outputFacets=told)
 
 
-def _facets(dataset: Dataset) -> Mapping[str, Any]:
+def _facets(dataset: Dataset) -> dict[str, Any]:
     from openlineage.client.facet_v2 import dataset_version_dataset, schema_dataset
 
     facets: dict[str, Any] = {}

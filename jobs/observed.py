@@ -93,9 +93,7 @@ class Observed:
         if self._metrics:
             self._metrics.count(report)
 
-    def note(
-        self, plan: Plan, reports: Sequence[PartReport], limiting_stage: str | None
-    ) -> Note:
+    def note(self, plan: Plan, reports: Sequence[PartReport], limiting_stage: str | None) -> Note:
         """What the commit of some parts of a plan says of itself."""
         counts, errors = plan.counts, total(reports, "errors")
         computed = total(reports, "computed")

@@ -111,17 +111,14 @@ def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
         state.table.drop_columns([n for n in [IMAGE_ENCODED] if n in state.table.column_names])
         for state in done
     ]
-    computed, copied, cut, busy, fetched = (Counter[str]() for _ in range(5))
-    for state in done:
-        fetched.update(state.fetched)
-        computed.update(state.computed)
-        copied.update(state.copied)
-        cut.update(state.cut)
-        busy.update(state.busy)
     names = tables[0].column_names
     table = pa.concat_tables([table.select(names) for table in tables])
-    counts = (computed, copied, cut, busy, fetched)
-    return ShardState(shard, table, *(dict(count) for count in counts))
+
+    def added(name: str) -> dict[str, Any]:
+        return dict(sum((Counter(getattr(state, name)) for state in done), Counter[str]()))
+
+    counted = ("computed", "copied", "cut", "busy", "fetched")
+    return ShardState(shard, table, **{name: added(name) for name in counted})
 
 
 class _OwnProcess:
