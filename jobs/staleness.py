@@ -1,7 +1,7 @@
 """Which rows are stale, and for which operators: the manifest joined with the table, in DuckDB.
 
-Both sides are streamed into a database in a temporary folder, of which `MEMORY_LIMIT` is held in
-memory; no list of ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
+Both sides are streamed into a database file, as one in memory cannot spill enough for a join of ten
+million rows; no list of ids is ever held in Python. The rules, row by row, are in `jobs.decision`.
 """
 
 import os
@@ -79,7 +79,6 @@ class Comparison:
         self.duplicates = 0
         self.retired = _retired(table, manifest, operators)
         self._folder = tempfile.TemporaryDirectory(prefix="tagline-plan-")
-        # a database of its own in memory could not spill enough to join 10 million rows
         self.database = duckdb.connect(f"{self._folder.name}/plan.duckdb")
         self.database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         self.database.execute(f"SET threads = {min(MOST_THREADS, os.cpu_count() or 1)}")
