@@ -8,8 +8,10 @@ export OMP_NUM_THREADS ?= 1
 TOOLS := build/tools
 LOCKED := build/locked
 VARIANT ?= cpu
+BENCHMARKS := startup planning "shard_cost --shards 1000 2000 4000" "memory --rows 10000 100000" overhead \
+  embedding_rivals ofa_speed clip_speed mplug_speed
 
-.PHONY: demo test check lock licenses sbom audit clean
+.PHONY: demo test check bench lock licenses sbom audit clean
 
 demo: $(STAMP)  ## Install, run the main job on 64 drawn scenes, show the result.
 	$(VENV)/bin/tagline demo
@@ -22,6 +24,12 @@ check: $(STAMP)  ## Format, lint, types, architecture.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest tests/test_architecture.py
+
+# Others' pipelines are run by Pythons of their own; a benchmark that finds none says how to make one, and the rest go on.
+bench: $(STAMP)  ## Measure everything (hours on two cores) and write tests/benchmarks/RESULTS.md with its plots.
+	$(VENV)/bin/python -m pip install --quiet --editable '.[bench]'
+	for name in $(BENCHMARKS); do $(VENV)/bin/python -m tests.benchmarks.$$name || echo "not measured: $$name" >&2; done
+	$(VENV)/bin/python -m tests.benchmarks.results
 
 lock: $(TOOLS)  ## Write infra/locks anew from pyproject.toml; UPGRADE=--upgrade for newer versions.
 	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH infra/locks/make.sh $(UPGRADE)
