@@ -10,12 +10,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from operators.policy import Place
-from operators.signed import SignedObjects, read_body
 from schemas.errors import RowFault
 
 
@@ -80,9 +79,7 @@ class S3Objects:
 
     def __init__(self, *, connections: int, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
-        self._signed = SignedObjects(connections=connections, timeout_seconds=timeout_seconds)
         self._options = {
-            "signature_version": "s3v4",
             "max_pool_connections": connections,
             "connect_timeout": timeout_seconds,
             "read_timeout": timeout_seconds,
@@ -92,16 +89,6 @@ class S3Objects:
     @contextmanager
     def opened(self, place: Place) -> Iterator[Opened]:
         """Finds an object with one GET, whose body is read only when asked for."""
-        with ExitStack() as held:
-            with _s3_faults(place, self.timeout_seconds):
-                asked = self._signed.asked(place.host, place.path, self._presigned)
-                response = held.enter_context(asked)
-            if response is not None:
-                length = response.headers.get("Content-Length")
-                size = int(length) if length else None
-                etag = response.headers.get("ETag")
-                yield Opened(size, etag, lambda limit: self._body(response, place, limit))
-                return
         found = self._call("get_object", place)
         body = found["Body"]
         try:
@@ -114,13 +101,6 @@ class S3Objects:
         """The ETag, by a HEAD."""
         found: str | None = self._call("head_object", place).get("ETag")
         return found
-
-    def _presigned(self, bucket: str, key: str) -> str:
-        return str(self._filesystem().url(f"{bucket}/{key}"))
-
-    def _body(self, response: Any, place: Place, limit: int) -> bytes:
-        with _s3_faults(place, self.timeout_seconds):
-            return read_body(response, limit, self.timeout_seconds)
 
     def _call(self, method: str, place: Place) -> Any:
         filesystem = self._filesystem()

@@ -352,25 +352,13 @@ def test_a_store_that_refuses_is_forbidden(monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["a+b &=?#%.png", "../up/./x//y.png", "图 片.png", "~x'(1)*!.png"])
-def test_any_key_is_signed_as_it_is(stored, s3_endpoint, key):
+def test_an_object_of_any_key_is_read(stored, s3_endpoint, key):
     bucket = stored.removeprefix("s3://")
     s3.client(s3_endpoint).put_object(Bucket=bucket, Key=key, Body=picture(2))
     objects = S3Objects(connections=1, timeout_seconds=5)
     with objects.opened(Place("s3", bucket, key)) as opened:
         assert opened.read(10_000) == picture(2)
         assert opened.size == len(picture(2))
-
-
-def test_objects_are_read_without_the_client_and_whole_after_one_that_was_not(stored, monkeypatch):
-    monkeypatch.delattr(S3Objects, "_call")
-    objects = S3Objects(connections=1, timeout_seconds=5)
-    place = Place("s3", stored.removeprefix("s3://"), "large.png")
-    with objects.opened(place):
-        pass
-    with objects.opened(place) as opened:
-        assert opened.read(100) == picture(1, (400, 300))[:101]
-    with pickle.loads(pickle.dumps(objects)).opened(place) as opened:
-        assert opened.read(10_000_000) == picture(1, (400, 300))
 
 
 def test_a_store_that_is_down_is_a_transient_error_and_mends(stored, monkeypatch, s3_endpoint):
