@@ -31,7 +31,7 @@ from tests.benchmarks.modelscope import ModelScope
 
 THREADS = len(os.sched_getaffinity(0))
 CAPTIONED, JUDGED, SCENES = 8, 4, 500
-BATCHES = (None, 2, 4, 8)  # of ModelScope's; None is one image after the other
+BATCHES = (None, 2, 4)  # of ModelScope's; None is one image after the other
 HYPOTHESES = (
     "there are two birds.",
     "a man in a spacesuit, smiling at the camera!",

@@ -15,6 +15,7 @@ from operators.models.ofa.layers import EncoderLayer
 from operators.models.ofa.resnet import FEATURES, ResNet, drop_path_rates
 
 CELL_PIXELS = 16  # along a side
+TEXT_STEP = 32  # tokens; biases are kept for texts of up to a multiple of it
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Encoder(nn.Module):
             positions.cell_table(side, heads) for _ in range(tables)
         )
         self._kept_biases: tuple[tuple[object, ...], list[Tensor]] | None = None
+        self._kept_length = 0  # tokens of text that they are for
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Memory:
         """Reads.
@@ -73,7 +75,7 @@ class Encoder(nn.Module):
         grid = features.shape[-2:]
         words = self.embed_positions.weight[: input_ids.shape[1]]  # (T, D)
         cells = self._places_of_cells(*grid)  # (P, D)
-        places = torch.cat([self.image_pos_ln(cells), self.pos_ln(words)])[None]
+        places = self._places(cells, input_ids.shape[1])
         x = torch.cat(
             [self._embed_cells(features, cells), self._embed_words(input_ids, words)], dim=1
         )  # (B, S, D)
@@ -82,7 +84,9 @@ class Encoder(nn.Module):
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)
             mask = mask_out(padding, x.dtype)
-        for layer, bias in zip(self.layers, self._biases(places, grid), strict=True):
+        for layer, bias in zip(
+            self.layers, self._biases(cells, grid, places.shape[1]), strict=True
+        ):
             if not (self.training and torch.rand(()) < self.config.encoder_layerdrop):
                 x = layer(x, bias if mask is None else bias + mask)
         return Memory(states=self.layer_norm(x), padding=padding, places=places)
@@ -119,16 +123,26 @@ class Encoder(nn.Module):
         stretched = functional.interpolate(known, size=(height, width), mode="bilinear")
         return stretched[0].flatten(1).t()
 
-    def _biases(self, places: Tensor, grid: torch.Size) -> list[Tensor]:
-        """What positions add to attention in each layer, each (1, H, S, S); kept for inference."""
-        shape = (*grid, places.shape[1], places.device)
-        may_keep = not self.training and not torch.is_grad_enabled()
-        if may_keep and self._kept_biases is not None and self._kept_biases[0] == shape:
-            return self._kept_biases[1]
-        biases = self._compute_biases(places, grid)
-        if may_keep:
-            self._kept_biases = (shape, biases)
-        return biases
+    def _places(self, cells: Tensor, length: int) -> Tensor:
+        """Position vectors of a map and of a text behind it, (1, S, D)."""
+        words = self.embed_positions.weight[:length]
+        return torch.cat([self.image_pos_ln(cells), self.pos_ln(words)])[None]
+
+    def _biases(self, cells: Tensor, grid: torch.Size, size: int) -> list[Tensor]:
+        """What positions add to attention in each layer, each (1, H, S, S), S being `size`.
+
+        Kept for inference: those of a longer text begin with those of a shorter one.
+        """
+        length = size - cells.shape[0]
+        if self.training or torch.is_grad_enabled():
+            return self._compute_biases(self._places(cells, length), grid)
+        shape = (*grid, cells.device)
+        if self._kept_biases is None or self._kept_biases[0] != shape or self._kept_length < length:
+            self._kept_length = -(-length // TEXT_STEP) * TEXT_STEP
+            places = self._places(cells, self._kept_length)
+            self._kept_length = places.shape[1] - cells.shape[0]  # the table may end before
+            self._kept_biases = (shape, self._compute_biases(places, grid))
+        return [bias[:, :, :size, :size] for bias in self._kept_biases[1]]
 
     def _compute_biases(self, places: Tensor, grid: torch.Size) -> list[Tensor]:
         config, count = self.config, grid[0] * grid[1]
