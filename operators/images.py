@@ -4,12 +4,13 @@ The pixels equal those of the published loaders, which do `convert("RGB")` after
 `exif_transpose`: alpha is dropped without blending, an embedded colour profile is ignored, CMYK and
 16-bit grey become what Pillow makes of them. Pillow's plugins are called directly rather than
 through `Image.open`: only the six formats named here are ever parsed, the size is judged by our own
-limit, and neither Pillow's global settings nor its warnings come into it.
+limit, and neither Pillow's global settings nor its warnings come into it. Whatever Pillow raises on
+a file is a fault of that file, and its row's.
 """
 
 import base64
 import io
-import struct
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, overload
@@ -21,18 +22,23 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
+from operators.image_limits import (
+    PIXEL_LIMIT,
+    RGB_BYTES,
+    beside_pixels,
+    check_pieces,
+    check_size,
+    decoding_bytes,
+)
 from schemas.errors import RowFault, RowFaults
 
-PIXEL_LIMIT = 178_956_970  # pixels; Pillow's own bound for a decompression bomb
-PIXEL_BYTES = 4  # Pillow keeps RGB in four bytes a pixel
-COEFFICIENT_BYTES = 6  # libjpeg holds a progressive file whole: 3 channels of 16 bits a pixel
+SVG_HEAD_BYTES = 1024  # within which an SVG file says so
 SUPPORTED = "JPEG, PNG, WebP, GIF, BMP and TIFF"
 
 
@@ -85,27 +91,35 @@ _OTHER_FORMATS = (
     ("icon", 0, b"icns"),
     ("PDF", 0, b"%PDF"),
     ("PostScript", 0, b"%!PS"),
+    ("PostScript", 0, b"\xc5\xd0\xd3\xc6"),
+    ("Windows metafile", 0, b"\xd7\xcd\xc6\x9a"),
+    ("Windows metafile", 40, b" EMF"),
     ("DirectDraw", 0, b"DDS "),
     ("QOI", 0, b"qoif"),
     ("OpenEXR", 0, b"\x76\x2f\x31\x01"),
     ("Netpbm", 0, b"P4\n"),
     ("Netpbm", 0, b"P5\n"),
     ("Netpbm", 0, b"P6\n"),
-    ("SVG", 0, b"<svg"),
+    ("Netpbm", 0, b"Pf\n"),
+    ("Sun raster", 0, b"\x59\xa6\x6a\x95"),
+    ("SGI", 0, b"\x01\xda"),
+    ("PCX", 0, b"\x0a\x05\x01"),
+    ("FITS", 0, b"SIMPLE  ="),
+    ("HDF5", 0, b"\x89HDF"),
+    ("FLIF", 0, b"FLIF"),
+    ("Blizzard", 0, b"BLP"),
 )
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    AttributeError,
-    struct.error,
-    UserWarning,
-)  # what Pillow's plugins raise on damaged files; the last where warnings are errors
+_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?|!)[^>]*>\s*)*<svg\b")
 _UNSUPPORTED_SIGNS = ("unknown pixel mode", "cannot handle", "nsupported", "not yet supported")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _WEB_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -124,9 +138,9 @@ def decode(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
         RowFault: `empty`, `not_an_image`, `unsupported_format`, `bomb` (judged on the header) or
             `truncated` (cut short or damaged).
     """
-    image = _open(encoded, pixel_limit)
-    _load(image)
-    _turn(image)
+    opened = _open(encoded, pixel_limit)
+    _load(opened)
+    image = _turned(opened)
     image.info.pop("transparency", None)  # has no part in RGB, but makes Pillow warn
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -143,12 +157,8 @@ def verify(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
         RowFault: as `decode` does.
     """
     image = _open(encoded, pixel_limit)
-    if image.format != "JPEG":
-        _load(image)
-        _turn(image)
-        return image.size
     width, height = image.size
-    image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
+    image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))  # of a JPEG alone
     _load(image)
     return (height, width) if _orientation(image) in _QUARTER_TURNS else (width, height)
 
@@ -156,10 +166,10 @@ def verify(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
 def verified_bytes(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> int:
     """Memory that `verify` will take, judged on the header; raises as it does."""
     image = _open(encoded, pixel_limit)
-    pixels = image.size[0] * image.size[1]
     if image.format != "JPEG":
-        return pixels * PIXEL_BYTES
-    return pixels * COEFFICIENT_BYTES if image.info.get("progressive") else pixels // 16
+        return decoding_bytes(image, is_turned=False)
+    pixels = image.size[0] * image.size[1]
+    return int(pixels * (beside_pixels(image) + RGB_BYTES / 64))
 
 
 def name_ending(encoded: bytes) -> str:
@@ -182,8 +192,8 @@ def data_url(encoded: bytes, *, pixel_limit: int = PIXEL_LIMIT) -> str:
     """
     image = _open(encoded, pixel_limit)
     media_type = _WEB_TYPES.get(str(image.format))
-    is_still = getattr(image, "n_frames", 1) == 1
     is_plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    is_still = media_type is None or getattr(image, "n_frames", 1) == 1  # a GIF is read whole
     if not (media_type and is_still and is_plain and _orientation(image) == 1):
         png = io.BytesIO()
         decode(encoded, pixel_limit=pixel_limit).save(png, "PNG")
@@ -250,38 +260,38 @@ def _bytes_of(encoded: pa.Scalar) -> bytes:
 def _open(encoded: bytes, pixel_limit: int) -> ImageFile.ImageFile:
     """Reads the header: which format, how many pixels."""
     kind = _recognised(encoded)
+    check_pieces(kind.name, encoded)
     try:
         image = kind.open(io.BytesIO(encoded))
-    except _DAMAGE as error:
+    except Exception as error:
         raise _fault_of(kind.name, error) from error
-    width, height = image.size
-    if width * height > pixel_limit:
-        raise RowFault(
-            "bomb",
-            f"{width} x {height} pixels are {width * height}; at most {pixel_limit} are allowed "
-            "(limits.image_pixels)",
-        )
+    is_jpeg = image.format == "JPEG"  # whose EXIF stands before the pixels
+    check_size(image, pixel_limit, is_turned=is_jpeg and _orientation(image) in _TURNS)
     return image
 
 
 def _recognised(encoded: bytes) -> _Format:
     if not encoded:
         raise RowFault("empty", "the file has no bytes")
-    head = encoded[:32]
+    head = encoded[:64]
     for kind in _FORMATS:
         if kind.matches(head):
             return kind
     for name, offset, signature in _OTHER_FORMATS:
         if head[offset:].startswith(signature):
             raise RowFault("unsupported_format", f"the file is {name}; supported are {SUPPORTED}")
+    if _SVG.match(encoded[:SVG_HEAD_BYTES]):
+        raise RowFault("unsupported_format", f"the file is SVG; supported are {SUPPORTED}")
     raise RowFault("not_an_image", f"the file begins with {head[:16]!r}; supported are {SUPPORTED}")
 
 
 def _load(image: ImageFile.ImageFile) -> None:
+    """Decodes, and judges once more: some formats tell their orientation after the pixels."""
     try:
         image.load()
-    except _DAMAGE as error:
+    except Exception as error:
         raise _fault_of(str(image.format), error) from error
+    check_size(image, PIXEL_LIMIT, is_turned=_orientation(image) in _TURNS)
 
 
 def _fault_of(name: str, error: Exception) -> RowFault:
@@ -290,6 +300,10 @@ def _fault_of(name: str, error: Exception) -> RowFault:
     Pillow has no exception of its own for a variant it cannot read; its texts are the only sign.
     """
     text = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return RowFault("bomb", f"the {name} is too large: {text}")
+    if isinstance(error, MemoryError):
+        return RowFault("out_of_memory", f"the {name} asks for more memory than there is")
     if any(sign in text for sign in _UNSUPPORTED_SIGNS):
         return RowFault("unsupported_format", f"a {name} of a kind that cannot be read: {text}")
     if "MAX_TEXT" in text:
@@ -297,13 +311,13 @@ def _fault_of(name: str, error: Exception) -> RowFault:
     return RowFault("truncated", f"the {name} file is cut short or damaged: {text}")
 
 
-def _turn(image: ImageFile.ImageFile) -> None:
-    """Applies the EXIF orientation; metadata that cannot be read turns nothing."""
-    with suppress(*_DAMAGE):
-        ImageOps.exif_transpose(image, in_place=True)
+def _turned(image: ImageFile.ImageFile) -> Image.Image:
+    """Applies the EXIF orientation."""
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    with suppress(*_DAMAGE):
+    with suppress(Exception):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
