@@ -34,7 +34,8 @@ from operators.columns import (
     with_columns,
     with_errors,
 )
-from operators.images import PIXEL_LIMIT, verified_bytes, verify
+from operators.image_limits import PIXEL_LIMIT
+from operators.images import verified_bytes, verify
 from operators.policy import Policy
 from operators.sources import LocalFiles, Opened, S3Objects, Source
 from operators.web import WebPages

@@ -19,6 +19,16 @@ from schemas.errors import RowFault
 SCHEMES = "s3://, http://, https://, file:// or a local path"
 _GLOB = re.compile(r"[*?\[]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IPv6 has given out
+_CLOUDS_OWN = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's, to its machines
+    ipaddress.ip_network("192.0.0.0/24"),  # Oracle's metadata; global for older Pythons
+)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:._-]+")
+_OPEN_PORTS = (80, 443)  # of those below 1024: no picture is served by what listens on others
+_FIRST_FREE_PORT = 1024
+
+_AUTHORITY = re.compile(r"([^/?#\\]*)(.*)", re.DOTALL)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -77,7 +87,9 @@ class Policy:
             return self._s3(uri, rest)
         if scheme in ("http", "https"):
             return self._http(uri)
-        raise RowFault("policy", f"{uri!r}: the scheme {scheme!r} is not supported; give {SCHEMES}")
+        raise RowFault(
+            "policy", f"{shown(uri)!r}: the scheme {scheme!r} is not supported; give {SCHEMES}"
+        )
 
     def _local(self, path: str, *, has_scheme: bool) -> Place:
         if "\0" in path:
@@ -118,6 +130,14 @@ class Policy:
         bucket, _, key = rest.partition("/")
         if not bucket or not key:
             raise RowFault("policy", f"{uri!r} names no object; give s3://BUCKET/KEY")
+        if not _BUCKET.fullmatch(bucket):
+            raise RowFault("policy", f"{uri!r}: {bucket!r} cannot be the name of a bucket")
+        if {".", ".."}.intersection(key.split("/")):
+            raise RowFault(
+                "policy",
+                f"{uri!r}: a key with a part '.' or '..' is not read; on its way to the store it "
+                "could be taken for another",
+            )
         if self.buckets is not None and bucket not in self.buckets:
             raise RowFault(
                 "policy",
@@ -127,19 +147,44 @@ class Policy:
         return Place("s3", bucket, key)
 
     def _http(self, uri: str) -> Place:
+        url = shown(uri)
         try:
             parts = urlsplit(uri)
-            host, _ = parts.hostname, parts.port
+            host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise RowFault("policy", f"{uri!r} is not a URL: {error}") from error
+            raise RowFault("policy", f"{url!r} is not a URL") from error
+        if "@" in parts.netloc:
+            raise RowFault("policy", f"{url!r} holds a user or password; none is ever sent")
         if not host:
-            raise RowFault("policy", f"{uri!r} names no host")
+            raise RowFault("policy", f"{url!r} names no host")
         if not self.is_typed and host not in {allowed.lower() for allowed in self.hosts}:
             raise RowFault(
                 "policy",
-                f"{uri!r}: host {host!r} is not allowed; allow.hosts has {_listed(self.hosts)}",
+                f"{url!r}: host {host!r} is not allowed; allow.hosts has {_listed(self.hosts)}",
+            )
+        if port is not None and port < _FIRST_FREE_PORT and port not in _OPEN_PORTS:
+            raise RowFault(
+                "policy", f"{url!r}: port {port} is not asked; allowed are 80, 443 and 1024 or more"
             )
         return Place("http", host, uri)
+
+
+def shown(uri: str) -> str:
+    """A uri for messages and logs: without the user, password and query of a URL.
+
+    A query may be a signature that lets in whoever reads it.
+    """
+    scheme, found, rest = uri.partition("://")
+    if not found or scheme.lower() in ("s3", "file"):
+        return uri
+    host, path = _AUTHORITY.match(rest).groups()  # type: ignore[union-attr]  # matches anything
+    host = host.rpartition("@")[2]
+    port = host.rpartition("]")[2].partition(":")[2]
+    if port and not port.isdecimal():
+        return f"{scheme}://…"  # a password with a slash in it
+    path, has_query, _ = path.partition("?")
+    path, has_fragment, _ = path.partition("#")
+    return f"{scheme}://{host}{path}{'?…' if has_query else '#…' if has_fragment else ''}"
 
 
 def check_addresses(host: str, addresses: Sequence[str], exempt: Sequence[Network] = ()) -> None:
@@ -166,13 +211,15 @@ def check_addresses(host: str, addresses: Sequence[str], exempt: Sequence[Networ
 
 
 def _is_public(address: Address) -> bool:
-    inner = address
     if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        else:
-            inner = address.ipv4_mapped or address.sixtofour or address
-    return inner.is_global and not inner.is_multicast and not inner.is_reserved
+        if inner is None:
+            return address in _GLOBAL_UNICAST and address.is_global
+        address = inner
+    is_plain = address.is_global and not address.is_multicast and not address.is_reserved
+    return is_plain and not any(address in network for network in _CLOUDS_OWN)
 
 
 def _is_under(path: str, root: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote, urljoin, urlsplit
 
-from operators.policy import Network, Place, Policy, check_addresses
+from operators.policy import Network, Place, Policy, check_addresses, shown
 from operators.sources import Opened
 from schemas.errors import RowFault
 
@@ -80,14 +80,14 @@ class WebPages:
             with self._asked(method, place, deadline) as response:
                 location = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not location:
-                    _check_status(response, place.path)
+                    _check_status(response, shown(place.path))
                     yield response
                     return
                 target = urljoin(place.path, location)
             place = self.policy.place(target)
             if place.kind != "http":
                 raise RowFault("policy", f"a redirect leads to {target!r}, which is not http(s)")
-        raise RowFault("missing", f"{place.path}: more than {MAX_REDIRECTS} redirects")
+        raise RowFault("missing", f"{shown(place.path)}: more than {MAX_REDIRECTS} redirects")
 
     @contextmanager
     def _asked(
@@ -95,7 +95,7 @@ class WebPages:
     ) -> Iterator[http.client.HTTPResponse]:
         """Sends one request; the connection is cut when the deadline passes, whatever it is at."""
         parts = urlsplit(place.path)
-        with _faults(place.path, deadline, self.timeout_seconds):
+        with _faults(shown(place.path), deadline, self.timeout_seconds):
             connected = self._connect(parts.scheme, place.host, parts.port, deadline)
             cut = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connected])
             cut.daemon = True

@@ -5,8 +5,12 @@ ends a job: `operators.base.apply` turns it into the `error` column of its row (
 `schemas.enriched.ERROR_TYPE`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal
+
+MESSAGE_CHARACTERS = 1_000  # of a row's fault, which may quote what a stranger wrote
+UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # of terminals and UTF-8
 
 ErrorCode = Literal[
     "policy",  # where the image lies is not allowed; no connection was made
@@ -79,11 +83,14 @@ class RowFault(Exception):  # noqa: N818  it is a fault of data, not of the prog
 
     Args:
         code: what kind of fault it is.
-        message: for the person who reads the table.
+        message: for the person who reads the table; its first `MESSAGE_CHARACTERS` are kept.
         transient: whether the same row may succeed later.
     """
 
     def __init__(self, code: ErrorCode, message: str, *, transient: bool = False) -> None:
+        message = UNPRINTABLE.sub("\ufffd", message)
+        if len(message) > MESSAGE_CHARACTERS:
+            message = f"{message[: MESSAGE_CHARACTERS - 1]}…"
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
