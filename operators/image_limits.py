@@ -111,7 +111,7 @@ def beside_pixels(image: ImageFile.ImageFile) -> float:
         return 2 if image.tile and image.tile[0][0] == "bmp_rle" else 0
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive"):
         samples = [across * down for _, across, down, _ in image.layer]
-        return 2 * sum(samples) / max(samples)  # libjpeg holds 16 bits of each
+        return 2 * sum(samples) / max(1, *samples)  # libjpeg holds 16 bits of each
     return 0
 
 
@@ -204,7 +204,7 @@ def _check_tags(encoded: bytes) -> None:
             place = at + index * struct.calcsize(order + entry)
             _, kind, amount = struct.unpack_from(order + entry, encoded, place)
             values += 1 if kind in _BYTE_TYPES else amount
-    except struct.error:
+    except (struct.error, OverflowError):
         return  # cut short, as Pillow will say
     if count > MOST_PIECES or values > MOST_VALUES:
         found = f"{count} tags of {values} numbers"

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ManifestError
 from schemas.manifest_files import (
-    STORE_ERRORS,
+    MOST_COLUMNS,
+    READ_ERRORS,
     Format,
     check_one_format,
     find_files,
@@ -136,12 +137,15 @@ def _open(
     version = str(info.get("ETag") or f"{info.get('size')}-{info.get('mtime')}").strip('"')
     try:
         stored = stored_schema(kind, inner, filesystem)
-    except (*STORE_ERRORS, pa.ArrowInvalid) as error:
+        if len(stored) > MOST_COLUMNS:
+            found = f"{len(stored)} columns; at most {MOST_COLUMNS} are read"
+            raise ManifestError(f"{path}: the file has {found}")
+        renamed = _renamed(path, stored, columns)
+        return ManifestFile(path, inner, kind, version, renamed, _plain_schema(path, renamed))
+    except READ_ERRORS as error:  # names that are no text show only now
         if info.get("size") == 0 or "Empty" in str(error):
             raise ManifestError(f"{path}: the file is empty; it needs image_id and uri") from error
         raise ManifestError(f"{path}: cannot be read as {kind}: {error}") from error
-    renamed = _renamed(path, stored, columns)
-    return ManifestFile(path, inner, kind, version, renamed, _plain_schema(path, renamed))
 
 
 def _renamed(path: str, stored: pa.Schema, columns: Mapping[str, str]) -> pa.Schema:
@@ -263,9 +267,10 @@ def _read(file: ManifestFile, manifest: Manifest) -> Iterator[pa.RecordBatch]:
         ]
         batches = stored_batches(file.format, file.inner, manifest.filesystem, pa.schema(theirs))
         for batch in batches:
+            batch.validate(full=True)  # Parquet's reader takes any bytes for text
             yield from _converted(file, batch, manifest, first_row)
             first_row += batch.num_rows
-    except (*STORE_ERRORS, pa.ArrowInvalid) as error:
+    except READ_ERRORS as error:
         raise ManifestError(
             f"{file.path}: cannot be read as {file.format} after row {first_row - 1}: {error}"
         ) from error

@@ -1,5 +1,6 @@
 """The files of a manifest: where they are, in any store, and how what is in them is read."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,11 +21,25 @@ FORMATS: Mapping[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
+CSV_BLOCK_BYTES = 1 << 20  # Arrow's own; a header must fit into it
+QUOTED = re.compile(rb'"[^"]*"')
+BRACKETS = re.compile(rb"[\[\]{}]")
 COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
 GLOB_SIGNS = frozenset("*?[")
 BATCH_ROWS = 65_536
+MOST_COLUMNS = 2_000
+MOST_KEYS = 50_000  # of a line of JSON, those of structs in its lists too
+DEEPEST = 1_000  # lists and structs in each other in one line; Arrow's parser recurses into them
 JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block; also the longest line
 STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
+READ_ERRORS = (  # and its files; the last come of extension types that others have registered
+    *STORE_ERRORS,
+    pa.ArrowException,
+    RecursionError,
+    ValueError,
+    TypeError,
+    KeyError,
+)
 
 
 def find_files(path: str, filesystem: Any) -> dict[str, Any]:
@@ -95,6 +110,9 @@ def stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
     if kind == "parquet":
         return pq.read_schema(inner, filesystem=arrow).remove_metadata()
     with arrow.open_input_stream(inner) as stream:
+        block = stream.read(JSON_BLOCK_BYTES if kind == "jsonl" else CSV_BLOCK_BYTES)
+        (_check_depth if kind == "jsonl" else _check_header)(block)
+    with arrow.open_input_stream(inner) as stream:
         found = _text_reader(kind, stream, None).schema
     if kind == "csv":
         return pa.schema([(name, pa.string()) for name in found.names])
@@ -129,7 +147,7 @@ def stored_tables(path: str, filesystem: Any) -> Iterator[tuple[str, pa.Table]]:
             schema = stored_schema(kind, inner, filesystem)
             batches = stored_batches(kind, inner, filesystem, schema)
             yield inner, pa.Table.from_batches(batches, schema)
-        except (*STORE_ERRORS, pa.ArrowInvalid) as error:
+        except READ_ERRORS as error:
             raise ManifestError(f"{inner}: cannot be read as {kind}: {error}") from error
 
 
@@ -142,6 +160,34 @@ def arrow_filesystem(filesystem: Any) -> Any:
     if "file" in filesystem.protocol:
         return pafs.LocalFileSystem()
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+def _check_header(block: bytes) -> None:
+    """Refuses a CSV of so many columns that Arrow would take minutes to find their types."""
+    commas = QUOTED.sub(b"", block.partition(b"\n")[0]).count(b",")
+    if commas >= MOST_COLUMNS:
+        raise pa.ArrowInvalid(f"{commas + 1} columns; at most {MOST_COLUMNS} are read")
+
+
+def _check_depth(block: bytes) -> None:
+    """Refuses lines nested so deeply that Arrow's parser would run out of stack, or of many keys.
+
+    Only the block that types are told from matters: held to types, the parser stops by itself.
+
+    Raises:
+        ArrowInvalid: names the line.
+    """
+    for number, line in enumerate(block.split(b"\n"), 1):
+        keys = line.count(b'":')
+        if keys > MOST_KEYS:
+            raise pa.ArrowInvalid(f"line {number} has {keys} keys; at most {MOST_KEYS} are read")
+        if line.count(b"[") + line.count(b"{") <= DEEPEST:
+            continue
+        depth = 0
+        for sign in BRACKETS.finditer(line):
+            depth += 1 if sign[0] in b"[{" else -1
+            if depth > DEEPEST:
+                raise pa.ArrowInvalid(f"line {number} is nested more than {DEEPEST} deep")
 
 
 def _told_by_json(kind: pa.DataType) -> pa.DataType:
