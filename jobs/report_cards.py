@@ -7,6 +7,7 @@ from typing import Any
 from jobs.report import Shown
 from jobs.report_bars import TONES, bar
 from jobs.roles import AGREEMENT, Roles
+from operators import policy
 from operators.claims import LABELS
 from schemas.enriched import ERROR, IMAGE_ID, URI
 from schemas.errors import RowFault
@@ -27,7 +28,8 @@ def card(shown: Shown, roles: Roles) -> str:
         *(_label(row, name, roles) for name in _names(roles, "entailment")),
         *(_hypotheses(row, name) for name in _names(roles, "hypotheses")),
         *(_tags(row, name) for name in roles.tags),
-        f'<p class="id mono" title="{escape(str(row.get(URI)))}">{escape(str(row[IMAGE_ID]))}</p>',
+        f'<p class="id mono" title="{escape(policy.shown(str(row.get(URI))))}">'
+        f"{escape(str(row[IMAGE_ID]))}</p>",
     ]
     return (
         f'<li class="box card"><div class="picture">{_picture(shown, roles)}</div>'
