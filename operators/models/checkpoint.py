@@ -27,13 +27,7 @@ RECORD = "tagline.json"  # of where a directory came from; see operators.models.
 TRAINING_RECORD = "training.json"  # of how the weights were made
 HUBS = ("damo/", "iic/", "hf://")
 CONFIGURATIONS = ("configuration.json", "config.json")
-SUFFIXES = (
-    ".json",
-    ".txt",
-    ".yaml",
-    ".bin",
-    ".safetensors",
-)  # of files that decide what is computed
+SUFFIXES = (".json", ".txt", ".yaml", ".bin", ".safetensors")  # decide what is computed
 WRAPPERS = ("state_dict", "model", "module")  # keys under which training scripts put a state dict
 DAMAGES = (  # what torch raises over a file that was cut or changed
     RuntimeError,
@@ -41,11 +35,13 @@ DAMAGES = (  # what torch raises over a file that was cut or changed
     ValueError,
     LookupError,
     OSError,
+    zipfile.BadZipFile,
     AssertionError,
     AttributeError,
     TypeError,
     struct.error,
 )
+JSON_BYTES = 100_000_000  # of a configuration; published ones are under 1 MB
 SHOWN = 8  # names listed of each kind of fault
 
 
@@ -109,6 +105,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing, not JSON, or not an object.
     """
+    if path.is_file() and path.stat().st_size > JSON_BYTES:
+        raise ModelError(f"{path}: more than {JSON_BYTES} bytes; fetch the model again")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -261,7 +259,10 @@ def _read_pickle(file: Path, is_mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a pickle protocol other than 2
-            mmap = is_mapped and zipfile.is_zipfile(file)  # older formats cannot be mapped
+            is_zip = zipfile.is_zipfile(file)
+            if is_zip:
+                _check_unpacked(file)
+            mmap = is_mapped and is_zip  # older formats cannot be mapped
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file") from None
@@ -278,9 +279,29 @@ def _read_pickle(file: Path, is_mapped: bool) -> Any:
         ) from error
 
 
+def _check_unpacked(file: Path) -> None:
+    """Refuses an archive that unpacks to more than it holds; torch's own are not compressed."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > file.stat().st_size:
+        raise ModelError(
+            f"{file}: {file.stat().st_size} bytes that unpack to {unpacked}; no file of weights "
+            "does so: refused"
+        )
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line]
     return (lines or str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_blown_up(tensor: "Tensor") -> bool:
+    """Whether few stored values stand for many: a view that a copy would make large."""
+    import torch
+
+    if tensor.layout is not torch.strided:
+        return True
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
@@ -291,6 +312,9 @@ def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ModelError(f"{file}: holds what are no tensors: {_shorten(others)}")
+    blown = [str(name) for name, value in state.items() if _is_blown_up(value)]
+    if blown:
+        raise ModelError(f"{file}: holds tensors larger than their values: {_shorten(blown)}")
     return {str(name): value for name, value in state.items()}
 
 

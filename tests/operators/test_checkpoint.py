@@ -1,6 +1,7 @@
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,37 @@ def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path):
     torch.save({"weight": torch.ones(1), "epoch": 3}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no tensors: epoch"):
         checkpoint.load_state_dict(tmp_path)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"weight": torch.zeros(1_000_000)}, path)
+    entries = zipfile.ZipFile(path)
+    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in entries.namelist():
+            packed.writestr(name, entries.read(name))
+    entries.close()
+    os.replace(tmp_path / "packed", path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ModelError, match="bytes that unpack to 4"):
+        checkpoint.load_state_dict(tmp_path)
+
+
+def test_a_tensor_larger_than_its_values_is_refused(tmp_path):
+    small = torch.zeros(1).expand(10**9, 1000)
+    torch.save(
+        {"weight": small, "fine": torch.arange(5).expand(1, 5)}, tmp_path / "pytorch_model.bin"
+    )
+    with pytest.raises(ModelError, match=r"larger than their values: weight$"):
+        checkpoint.load_state_dict(tmp_path)
+
+
+def test_a_configuration_of_gigabytes_is_not_read(tmp_path):
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(3_000_000_000)
+    with pytest.raises(ModelError, match="more than 100000000 bytes; fetch"):
+        checkpoint.read_json(path)
 
 
 def test_every_kind_of_misfit_is_listed(tmp_path):
