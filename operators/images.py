@@ -263,10 +263,12 @@ def _open(encoded: bytes, pixel_limit: int) -> ImageFile.ImageFile:
     check_pieces(kind.name, encoded)
     try:
         image = kind.open(io.BytesIO(encoded))
+        is_jpeg = image.format == "JPEG"  # whose EXIF stands before the pixels
+        check_size(image, pixel_limit, is_turned=is_jpeg and _orientation(image) in _TURNS)
+    except RowFault:
+        raise
     except Exception as error:
         raise _fault_of(kind.name, error) from error
-    is_jpeg = image.format == "JPEG"  # whose EXIF stands before the pixels
-    check_size(image, pixel_limit, is_turned=is_jpeg and _orientation(image) in _TURNS)
     return image
 
 
@@ -289,9 +291,11 @@ def _load(image: ImageFile.ImageFile) -> None:
     """Decodes, and judges once more: some formats tell their orientation after the pixels."""
     try:
         image.load()
+        check_size(image, PIXEL_LIMIT, is_turned=_orientation(image) in _TURNS)
+    except RowFault:
+        raise
     except Exception as error:
         raise _fault_of(str(image.format), error) from error
-    check_size(image, PIXEL_LIMIT, is_turned=_orientation(image) in _TURNS)
 
 
 def _fault_of(name: str, error: Exception) -> RowFault:

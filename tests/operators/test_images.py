@@ -170,6 +170,14 @@ def test_what_is_no_image_gets_the_right_code(function, encoded, code):
     assert code_of(function, encoded) == code
 
 
+def test_a_tiff_whose_tags_are_of_other_types_is_damaged():
+    encoded = bytearray(saved(picture("RGB"), "TIFF", compression="tiff_lzw"))
+    at = encoded.index(struct.pack("<HH", 278, 4)) if struct.pack("<HH", 278, 4) in encoded else 0
+    at = at or encoded.index(struct.pack("<HH", 278, 3))
+    encoded[at + 2] = 7  # rows of a strip: bytes in place of a number
+    assert code_of(verify, bytes(encoded)) == "truncated"
+
+
 def test_html_is_shown_in_the_message():
     with pytest.raises(RowFault, match=r"begins with b'<!DOCTYPE html>.*JPEG, PNG, WebP"):
         decode(b"<!DOCTYPE html><html>")
