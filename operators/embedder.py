@@ -17,6 +17,7 @@ from operators import images as pictures
 from operators.base import fingerprint
 from operators.models import checkpoint
 from operators.models.directory import expect
+from operators.precision import Precision, resolve
 from schemas.enriched import IMAGE_ENCODED, embedding_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from operators.models.chinese_clip import ChineseClip
 
 Rounding = Literal["fp16", "none"]
-Precision = Literal["float32", "bfloat16", "float16"]
 Vectors = npt.NDArray[np.float32]
 Item = TypeVar("Item")
 
@@ -43,7 +43,7 @@ class Embedder:
         rounding: `fp16` computes with weights rounded as ModelScope's pipeline rounds them, `none`
             with the weights as they are; None takes what the directory's publisher does: `fp16`
             for ModelScope's, `none` for Hugging Face's.
-        precision: of the arithmetic.
+        precision: of the arithmetic; `auto` as `operators.precision.resolve` says.
         upstream_keys: none are needed, as only the image is read; taken so that all operators are
             built alike.
 
@@ -67,7 +67,7 @@ class Embedder:
         self.directory = checkpoint.resolve(model)
         layout = expect(self.directory, "embedder").layout
         self.rounding: Rounding = rounding or ("fp16" if layout == "modelscope" else "none")
-        self.precision: Precision = precision
+        self.precision = resolve(precision)
         self.name = name
         self.reads = (IMAGE_ENCODED,)
         self.writes = embedding_schema(name)
@@ -77,7 +77,7 @@ class Embedder:
             "code": CODE_VERSION,
             "weights": checkpoint.digest(self.directory),
             "options": {"rounding": self.rounding},
-            "precision": precision,
+            "precision": self.precision,
             "upstream": dict(upstream_keys or {}),
         }
         self.key = fingerprint(self.description)

@@ -16,7 +16,8 @@ from PIL import ImageFile, JpegImagePlugin
 from schemas.errors import RowFault
 
 PIXEL_LIMIT = 178_956_970  # pixels; Pillow's own bound for a decompression bomb
-DECODING_LIMIT = 480_000_000  # bytes while one image is decoded, turned and made RGB
+DECODING_LIMIT = 490_000_000  # bytes while one image is decoded, turned and made RGB: 61 million
+# pixels of a camera's turned JPEG
 MOST_PIECES = 50_000  # chunks, segments and blocks before the pixels, or in place of them
 MOST_VALUES = 500_000  # numbers in the tags of a TIFF: places of its strips and tiles above all
 MOST_SCANS = 100  # of a JPEG; encoders write about 10

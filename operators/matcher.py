@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ from operators.images import decode_column
 from operators.models import checkpoint
 from operators.models.directory import expect
 from operators.models.mplug.config import read_for_matching
+from operators.precision import Precision, resolve
 from schemas.enriched import IMAGE_ENCODED, match_schema
 from schemas.errors import ConfigError, RowFault, RowFaults
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from operators.models.mplug.matching import MPlugMatching
 
-Precision = Literal["float32", "bfloat16", "float16"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
@@ -57,7 +57,7 @@ class Matcher:
         model: a directory, `embedded:matcher`, an s3:// directory or a hub's id.
         name: the column to write.
         text: the column that says something about the image.
-        precision: of weights and arithmetic.
+        precision: of weights and arithmetic; `auto` as `operators.precision.resolve` says.
         upstream_keys: for columns it reads, the key of the operator that wrote them.
 
     Raises:
@@ -81,7 +81,7 @@ class Matcher:
         read_for_matching(self.directory)
         self.name = name
         self.text = text
-        self.precision = precision
+        self.precision = resolve(precision)
         self.texts = (text,)
         self.reads = (IMAGE_ENCODED, *self.texts)
         self.writes = match_schema(name)
@@ -91,7 +91,7 @@ class Matcher:
             "code": CODE_VERSION,
             "weights": checkpoint.digest(self.directory),
             "options": {"text": text},
-            "precision": precision,
+            "precision": self.precision,
             "upstream": dict(upstream_keys or {}),
         }
         self.key = fingerprint(self.description)

@@ -24,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ChineseCLIPModel
 
 from operators.embedded.scenes import describe_in_chinese, draw_scenes
-from operators.embedder import Embedder, Precision
+from operators.embedder import Embedder
 from operators.images import decode
 from operators.models import chinese_clip
 from operators.models.chinese_clip_names import to_modelscope
+from operators.precision import Precision
 from tests import tiny
 from tests.benchmarks.measuring import Row, Section, alternate, write
 from tests.benchmarks.modelscope import ModelScope

@@ -1,8 +1,12 @@
+from functools import partial
+
 import pytest
 
 from operators import precision
 from operators.captioner import Captioner
+from operators.embedder import Embedder
 from operators.entailment import Entailment
+from operators.matcher import Matcher
 from operators.precision import resolve
 
 INTEL = "flags : fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
@@ -44,7 +48,12 @@ def test_auto_is_bfloat16_only_where_the_hardware_is_made_for_it(
 )
 def test_a_key_names_the_precision_that_auto_came_to(machine, processor, expected):
     machine(processor)
-    captioner = Captioner("embedded:captioner", precision="auto")
-    assert captioner.key == Captioner("embedded:captioner", precision=expected).key
-    entailment = Entailment("embedded:entailment", hypothesis="caption", precision="auto")
-    assert entailment.description["precision"] == expected
+    for kind, model in [
+        (Captioner, "embedded:captioner"),
+        (partial(Entailment, hypothesis="caption"), "embedded:entailment"),
+        (Embedder, "embedded:embedder"),
+        (Matcher, "embedded:matcher"),
+    ]:
+        operator = kind(model, precision="auto")
+        assert operator.description["precision"] == expected
+        assert operator.key == kind(model, precision=expected).key
