@@ -194,19 +194,16 @@ def arithmetic(size: str, count: int, folder: Path) -> Row:
             }
         )
     ours = [count * flops / seconds / 1e9 for seconds in taken["tower"]]
-    product = [2 * PRODUCT**3 / seconds / 1e9 for seconds in taken["product"]]
-    onednn = median(2 * PRODUCT**3 / seconds / 1e9 for seconds in taken["oneDNN"])
+    faster = map(min, taken["product"], taken["oneDNN"])
     return Row(
         what=f"Chinese CLIP {size}, image tower's arithmetic, float32",
         unit="GFLOP/s",
         ours=ours,
-        theirs=product,
-        against="torch.mm",
+        theirs=[2 * PRODUCT**3 / seconds / 1e9 for seconds in faster],
+        against="the faster of torch.mm and oneDNN's product",
         more_is_better=True,
         least=0.8,
-        note=f"{flops / 1e9:.0f} GFLOP an image; oneDNN, which the tower's linears go through, "
-        f"multiplied the same matrices at {onednn:.0f} GFLOP/s, of which the tower reaches "
-        f"{median(ours) / onednn:.0%}",
+        note=f"{flops / 1e9:.0f} GFLOP an image",
     )
 
 
