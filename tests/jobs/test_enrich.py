@@ -122,7 +122,7 @@ def test_a_run_with_too_many_errors_stops_before_its_end(tmp_path):
     for picture in (tmp_path / "photos").glob("*.png"):
         picture.write_bytes(b"")
 
-    with pytest.raises(RunError, match=r"of (250|500|750) rows tried .*empty"):
+    with pytest.raises(RunError, match=r"of [2-9]\d\d rows tried .*empty"):
         run(config)
 
 
