@@ -79,12 +79,11 @@ def test_a_directory_says_what_it_holds(recipe, operator, architecture, paramete
 
 
 def test_a_hugging_face_directory_is_inspected_and_verified(tmp_path):
-    from operators.embedder import Embedder
+    from operators.models import chinese_clip
 
     source = tiny.checkpoint("chinese_clip_mini")
-    embedder = Embedder(source)
-    embedder.load()
-    embedder._net.model.save_pretrained(tmp_path / "hf")
+    net = chinese_clip.load(source, rounding="fp16", precision="float32", device="cpu")
+    net.model.save_pretrained(tmp_path / "hf")
     shutil.copy(source / "vocab.txt", tmp_path / "hf")
     assert models.inspect(tmp_path / "hf")["layout"] == "huggingface"
     assert models.verify(tmp_path / "hf")["is_whole"]
