@@ -44,11 +44,35 @@ SETTINGS = {  # of config.yaml; the authors' sizes, and a caption of exactly 25 
     "image_res": 336,
     "clip_name": "ViT-L-14",
     "vision_width": 1024,
+    "bos": "[CLS]",
+    "eos": "[SEP]",
+    "prompt": "",
+    "momentum": 0.995,
     "beam_size": 5,
     "min_length": 25,
     "max_length": 25,
 }
-BERT = {"text_encoder_layers": 6, "fusion_layers": 6, "text_decode_layers": 12, "stride_layer": 6}
+BERT = {  # of config_bert.json; what ModelScope needs beside the number of layers
+    "text_encoder_layers": 6,
+    "fusion_layers": 6,
+    "text_decode_layers": 12,
+    "stride_layer": 6,
+    "model_type": "bert",
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_dropout_prob": 0.1,
+    "encoder_width": 768,
+    "add_cross_attention": False,
+}
 MAX_BYTES = {"float32": 3.5e9, "bfloat16": 1.75e9}
 MAX_FLOPS = 0.5e12
 MAX_RATIO = 3.0
@@ -90,7 +114,13 @@ def write(task: str, folder: Path) -> None:
     shutil.copy(VOCABULARY, folder / "vocab.txt")
     (folder / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "task": TASKS[task]}))
     (folder / "config_bert.json").write_text(json.dumps(BERT))
-    configuration = {"framework": "pytorch", "task": TASKS[task], "model": {"type": "mplug"}}
+    configuration = {
+        "framework": "pytorch",
+        "task": TASKS[task],
+        "model": {"type": "mplug"},
+        "pipeline": {"type": TASKS[task]},
+        "preprocessor": {"type": "mplug-tasks-preprocessor"},
+    }
     (folder / "configuration.json").write_text(json.dumps(configuration))
 
 
