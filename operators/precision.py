@@ -26,12 +26,17 @@ def resolve(precision: str) -> str:
     if precision != "auto":
         return precision
     capabilities = _gpus()
-    has_it = min(capabilities) >= AMPERE if capabilities else _has_amx()
+    has_it = min(capabilities) >= AMPERE if capabilities else AMX in processor_flags()
     return "bfloat16" if has_it else "float32"
 
 
-def _has_amx() -> bool:
-    return PROCESSOR.exists() and AMX in PROCESSOR.read_text().split()
+def processor_flags() -> set[str]:
+    """What an x86 processor says it can; nothing elsewhere."""
+    try:
+        lines = PROCESSOR.read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 @cache

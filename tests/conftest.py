@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,10 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     s3fs.S3FileSystem.clear_instance_cache()
     yield bucket
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["local", "s3"])
+def any_folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on this disk, and then one on S3."""
+    found: str = request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path)
+    return found

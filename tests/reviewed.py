@@ -157,9 +157,13 @@ class Reviewed:
         }
 
     def record(self, description):
-        """Says what a key is made of; returns it."""
-        key = fingerprint(description)
-        path = self.path / "_tagline" / "operators" / f"{key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"key": key, "description": description}))
-        return key
+        return record(self.path, description)
+
+
+def record(table: Path, description):
+    """Says in a table what a key is made of; returns it."""
+    key = fingerprint(description)
+    path = table / "_tagline" / "operators" / f"{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": key, "description": description}))
+    return key

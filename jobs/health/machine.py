@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jobs import cluster
 from jobs.health.finding import Finding, failed, ok, warning
+from operators.precision import processor_flags
 from schemas.errors import RunError
 
 LEAST_PYTHON = (3, 11)
@@ -102,7 +103,7 @@ def ray(*, starts: bool, address: str | None = None) -> Finding:
 def devices() -> Iterator[Finding]:
     """The cores and what they can, the memory, the GPUs and whether torch sees them."""
     capacity = cluster.local_capacity()
-    flags = _cpu_flags()
+    flags = processor_flags()
     there = [flag for flag in CPU_FLAGS if flag in flags]
     yield ok("cores", f"{capacity.cpus:g}" + (f" with {', '.join(there)}" if there else ""))
     memory = cluster.memory_bytes()
@@ -202,14 +203,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name).partition("+")[0]  # +cpu, +cu128: the same release
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _gpus() -> Finding:

@@ -12,6 +12,9 @@ Json = Annotated[
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The job's YAML file; see infra/examples/.")
 ]
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.verbs.options import GROUP, Address, Json, Overrides, print_json
+from jobs.verbs.options import GROUP, Address, Json, Overrides, TableArgument, print_json
 
 app = typer.Typer()
 
@@ -57,9 +57,7 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command(no_args_is_help=True)
 def calibrate(
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
-    ],
+    table: TableArgument,
     gold: Annotated[
         str,
         typer.Option(

@@ -4,13 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.verbs.options import Json, print_json
+from jobs.verbs.options import Json, TableArgument, print_json
 
 app = typer.Typer()
 
-TableArgument = Annotated[
-    str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
-]
 Images = Annotated[
     str | None,
     typer.Option(

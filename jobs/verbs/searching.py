@@ -4,23 +4,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.verbs.options import Json, print_json
+from jobs.verbs.options import Json, TableArgument, print_json
 
 app = typer.Typer()
+
+Column = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which embedder's vectors, where there are several."),
+]
 
 
 @app.command(no_args_is_help=True)
 def index(
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
-    ],
+    table: TableArgument,
     to: Annotated[
         str, typer.Option(metavar="INDEX", help="Local folder of the index; made when absent.")
     ],
-    column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which embedder's vectors, where there are several."),
-    ] = None,
+    column: Column = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -144,17 +144,12 @@ def search(
 
 @app.command(no_args_is_help=True)
 def duplicates(
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="Path of a table that `enrich` wrote.")
-    ],
+    table: TableArgument,
     similarity: Annotated[
         float,
         typer.Option(help="Cosine of embeddings from which on pictures are near.", min=0, max=1),
     ] = 0.95,
-    column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which embedder's vectors, where there are several."),
-    ] = None,
+    column: Column = None,
     index: Annotated[
         str | None,
         typer.Option(

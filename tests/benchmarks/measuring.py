@@ -18,10 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from jobs.health.machine import CPU_FLAGS
+from operators.precision import processor_flags
+
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "pillow", "numpy", "duckdb", "deltalake")
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ def asked(row: Row) -> str:
     return " and ".join(f"{sign} {bound:g}{unit}" for sign, bound in bounds if bound is not None)
 
 
+def second_paragraph(docstring: str | None) -> str:
+    """Of a benchmark's docstring, on one line: how it measures."""
+    return " ".join((docstring or "").split("\n\n")[1].split())
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on: processor, memory, versions, the day."""
     info = Path("/proc/cpuinfo").read_text()
@@ -168,7 +175,7 @@ def machine() -> dict[str, Any]:
         entry.split(":", 1) for entry in info.split("\n\n")[0].splitlines() if ":" in entry
     )
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    found = fields.get("flags", "").split()
+    found = processor_flags()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _commit(),

@@ -145,7 +145,7 @@ def main() -> None:
         measuring.Section(
             name="planning",
             title="Planning",
-            text=" ".join((__doc__ or "").split("\n\n")[1].split()),
+            text=measuring.second_paragraph(__doc__),
             command="python -m tests.benchmarks.planning",
             rows=[
                 measuring.Row(

@@ -190,7 +190,7 @@ def main() -> None:
                 measuring.Section(
                     name="shard_cost",
                     title="What a shard costs beside its work",
-                    text=" ".join((__doc__ or "").split("\n\n")[1].split()),
+                    text=measuring.second_paragraph(__doc__),
                     command="python -m tests.benchmarks.shard_cost",
                     rows=rows,
                 )

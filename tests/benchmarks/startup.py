@@ -47,7 +47,7 @@ def main() -> None:
         measuring.Section(
             name="startup",
             title="Start-up",
-            text=" ".join((__doc__ or "").split("\n\n")[1].split()),
+            text=measuring.second_paragraph(__doc__),
             command="python -m tests.benchmarks.startup",
             rows=[
                 measuring.Row("`tagline --help`", "s", helped, most=HELP_SECONDS),

@@ -10,8 +10,8 @@ import pytest
 from deltalake import write_deltalake
 
 from operators.acceptance import Acceptance
-from operators.base import fingerprint
 from schemas.enriched import ALTERNATIVES_TYPE, ERROR_TYPE, HYPOTHESES_TYPE, TAGS_TYPE
+from tests import reviewed
 
 ROWS = 3000
 LABELS = ("yes", "no", "maybe")
@@ -55,7 +55,10 @@ class Simulated:
             for label in LABELS
         }
         judge = {"operator": "entailment", "options": {"hypothesis": "caption"}}
-        self.keys = {"caption": self.record({"operator": "captioner"}), "holds": self.record(judge)}
+        self.keys = {
+            "caption": reviewed.record(self.folder, {"operator": "captioner"}),
+            "holds": reviewed.record(self.folder, judge),
+        }
         captions = [f"caption {n}" for n in range(rows)]
         columns = {
             "image_id": self.ids,
@@ -70,14 +73,6 @@ class Simulated:
         }
         self.columns = columns
         self.write()
-
-    def record(self, description):
-        """Says what a key is made of; returns it."""
-        key = fingerprint(description)
-        path = self.folder / "_tagline" / "operators" / f"{key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"key": key, "description": description}))
-        return key
 
     def write(self, **columns):
         """Writes the table, with other columns where given."""

@@ -27,11 +27,6 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-@pytest.fixture(params=["local", "s3"])
-def any_folder(request, tmp_path):
-    return request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path)
-
-
 def rows_for(count, start=0):
     return [
         {"image_id": f"id-{n:05d}", "uri": f"/nowhere/{n}", "title": f"title {n}"}

@@ -29,11 +29,6 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-@pytest.fixture(params=["local", "s3"])
-def any_folder(request, tmp_path):
-    return request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path)
-
-
 class Job:
     """A job over twenty little files, one of which fails."""
 
