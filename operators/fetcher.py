@@ -37,7 +37,8 @@ from operators.columns import (
 from operators.image_limits import PIXEL_LIMIT
 from operators.images import verified_bytes, verify
 from operators.policy import Policy
-from operators.sources import LocalFiles, Opened, S3Objects, Source
+from operators.s3_objects import S3Objects
+from operators.sources import LocalFiles, Opened, Source
 from operators.web import WebPages
 from schemas.enriched import (
     DUPLICATE_OF,

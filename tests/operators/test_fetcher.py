@@ -15,7 +15,8 @@ from operators import fetcher as fetcher_module
 from operators.base import apply
 from operators.fetcher import Fetcher, dependent_keys
 from operators.policy import Place, Policy
-from operators.sources import Opened, S3Objects
+from operators.s3_objects import S3Objects
+from operators.sources import Opened
 from schemas.errors import RowFault, RowFaults
 from tests import s3, web
 from tests.fetching import Reads, Sees, codes, local, picture, shard
