@@ -27,6 +27,7 @@ ENVIRONMENT = {  # of a Ray of its own
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters reaches us as errors
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anyone
     "RAY_worker_niceness": "0",  # else 15: any other process would go first
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else 1000: a new process a part
 }
 KNOCK_SECONDS = 10.0  # for a cluster's port to answer
 START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
