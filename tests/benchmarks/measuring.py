@@ -144,16 +144,21 @@ def line(row: Row) -> str:
     """A row in words."""
     if not row.ours:
         return f"{row.what}: not measured, {row.note}"
-    figure = f"{row.what}: {median(row.ours):.4g} {row.unit}"
+    figure = f"{row.what}: {figure_of(median(row.ours))} {row.unit}"
     if row.theirs:
         low, high = min(row.ratios), max(row.ratios)
         figure += (
-            f" against {median(row.theirs):.4g} of {row.against}: "
+            f" against {figure_of(median(row.theirs))} of {row.against}: "
             f"{row.judged:.2f}x ({low:.2f} to {high:.2f})"
         )
     if row.is_met is not None:
         figure += f", asked {asked(row)}: {'met' if row.is_met else 'NOT met'}"
     return figure
+
+
+def figure_of(value: float) -> str:
+    """A number with four digits that tell, and without powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def asked(row: Row) -> str:

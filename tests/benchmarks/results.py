@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from tests.benchmarks.measuring import RESULTS, Row, Section, asked, read
+from tests.benchmarks.measuring import RESULTS, Row, Section, asked, figure_of, read
 
 PAGE = RESULTS.parent / "RESULTS.md"
 OURS, MET, MISSED, ASKED = "#2563eb", "#2563eb", "#dc2626", "#111827"
@@ -96,14 +96,14 @@ def _figure(row: Row) -> str:
 
 
 def _line(row: Row) -> str:
-    theirs = f"{median(row.theirs):.4g} {row.unit}" if row.theirs else ""
+    theirs = f"{figure_of(median(row.theirs))} {row.unit}" if row.theirs else ""
     ratio = ""
     if row.theirs:
         ratio = f"**{row.judged:.2f}x** ({min(row.ratios):.2f}-{max(row.ratios):.2f})"
     elif len(row.ours) > 1:
-        ratio = f"({min(row.ours):.4g}-{max(row.ours):.4g})"
+        ratio = f"({figure_of(min(row.ours))}-{figure_of(max(row.ours))})"
     verdict = {None: "", True: "met", False: "**not met**"}[row.is_met]
-    ours = f"{median(row.ours):.4g} {row.unit}" if row.ours else "not measured"
+    ours = f"{figure_of(median(row.ours))} {row.unit}" if row.ours else "not measured"
     cells = [row.what, ours, row.against, theirs, ratio]
     return "| " + " | ".join([*cells, asked(row), verdict]) + " |"
 
