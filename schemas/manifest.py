@@ -31,6 +31,7 @@ from schemas.manifest_files import (
 from schemas.plain_types import is_text, plain_type, value_type
 
 OPEN_THREADS = 16
+MOST_TEXT_BYTES = 16 << 20  # of one value; also the longest line of JSON
 COLUMN_NAME = re.compile(r"[^ ,;{}()\n\t=]+")  # what Delta allows without column mapping
 INSIDE_PREFIX = "_tagline"  # of columns that a plan adds for itself
 
@@ -283,6 +284,7 @@ def _converted(
     for field in manifest.schema:
         values = batch.column(manifest.columns.get(field.name, field.name))
         columns.append(_cast(file, field, values))
+        _check_lengths(file, field, columns[-1], first_row)
     ids = columns[manifest.schema.get_field_index(IMAGE_ID)]
     is_bad = pc.fill_null(pc.equal(ids, ""), True)
     if pc.any(is_bad).as_py():
@@ -292,6 +294,20 @@ def _converted(
             f"{file.path}: image_id is {found} in row {first_row + at}; every image needs one"
         )
     yield pa.RecordBatch.from_arrays(columns, schema=manifest.schema)
+
+
+def _check_lengths(file: ManifestFile, field: pa.Field, values: pa.Array, first_row: int) -> None:
+    is_written = pa.types.is_string(field.type) or pa.types.is_binary(field.type)
+    if not is_written or values.nbytes <= MOST_TEXT_BYTES:
+        return
+    lengths = pc.binary_length(values)
+    longest = pc.max(lengths).as_py()
+    if longest > MOST_TEXT_BYTES:
+        at = pc.index(lengths, longest).as_py()
+        raise ManifestError(
+            f"{file.path}: column {field.name!r} is {longest} bytes long in row {first_row + at}; "
+            f"at most {MOST_TEXT_BYTES} are read: shorten it"
+        )
 
 
 def _cast(file: ManifestFile, field: pa.Field, values: pa.Array) -> pa.Array:

@@ -1,7 +1,7 @@
 """The files of a manifest: where they are, in any store, and how what is in them is read."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
 
 from schemas.errors import ManifestError
+from schemas.parquet_rows import read_batches, spelled_bytes
 
 Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: Mapping[str, Format] = {
@@ -24,11 +25,16 @@ FORMATS: Mapping[str, Format] = {
 CSV_BLOCK_BYTES = 1 << 20  # Arrow's own; a header must fit into it
 QUOTED = re.compile(rb'"[^"]*"')
 BRACKETS = re.compile(rb"[\[\]{}]")
+KEY = re.compile(rb'"([^"]*)"[ \t]*:')
 COMPRESSIONS = (".gz", ".zst", ".bz2")  # of CSV and JSONL
 GLOB_SIGNS = frozenset("*?[")
-BATCH_ROWS = 65_536
 MOST_COLUMNS = 2_000
 MOST_KEYS = 50_000  # of a line of JSON, those of structs in its lists too
+MOST_CELLS = 30_000_000  # lines times keys of a block of JSON, for each key is a column to Arrow
+JSON_BLOCK_CELLS = 8_000_000  # that many may be in a block whose lines are empty
+LEAST_JSON_BLOCK = 128 << 10  # bytes
+MOST_UNPACKED = 200  # times its bytes a file may unpack to
+FREE_UNPACKED = 100 << 20  # bytes that any file may unpack to
 DEEPEST = 1_000  # lists and structs in each other in one line; Arrow's parser recurses into them
 JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block; also the longest line
 STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
@@ -111,7 +117,7 @@ def stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
         return pq.read_schema(inner, filesystem=arrow).remove_metadata()
     with arrow.open_input_stream(inner) as stream:
         block = stream.read(JSON_BLOCK_BYTES if kind == "jsonl" else CSV_BLOCK_BYTES)
-        (_check_depth if kind == "jsonl" else _check_header)(block)
+        (_check_lines if kind == "jsonl" else _check_header)(block)
     with arrow.open_input_stream(inner) as stream:
         found = _text_reader(kind, stream, None).schema
     if kind == "csv":
@@ -122,14 +128,37 @@ def stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
 def stored_batches(
     kind: Format, inner: str, filesystem: Any, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Streams the rows of a file; text is held to `schema`, as `stored_schema` gives it."""
+    """Streams the rows of a file.
+
+    Args:
+        kind: its format.
+        inner: its name.
+        filesystem: that holds it.
+        schema: of the rows, as `stored_schema` gives it; text is held to it.
+
+    Raises:
+        ArrowInvalid: the file is damaged, or unpacks to too much.
+    """
     arrow = arrow_filesystem(filesystem)
+    size = arrow.get_file_info(inner).size or 0
     if kind == "parquet":
-        with pq.ParquetFile(inner, filesystem=arrow) as opened:
-            yield from opened.iter_batches(BATCH_ROWS)
+        yield from _bounded(read_batches(arrow, inner, schema), size)
         return
     with arrow.open_input_stream(inner) as stream:
-        yield from _text_reader(kind, stream, schema)
+        yield from _bounded(_text_reader(kind, stream, schema), size)
+
+
+def _bounded(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """Passes on the batches of a file of `size` bytes until they are more than it can mean."""
+    unpacked, most = 0, max(FREE_UNPACKED, MOST_UNPACKED * size)
+    for batch in batches:
+        unpacked += batch.nbytes + sum(map(spelled_bytes, batch.columns))
+        if unpacked > most:
+            raise pa.ArrowInvalid(
+                f"{size} bytes unpack to more than {most}, which no manifest does: refused; "
+                "leave out a column that repeats long texts"
+            )
+        yield batch
 
 
 def stored_tables(path: str, filesystem: Any) -> Iterator[tuple[str, pa.Table]]:
@@ -169,7 +198,7 @@ def _check_header(block: bytes) -> None:
         raise pa.ArrowInvalid(f"{commas + 1} columns; at most {MOST_COLUMNS} are read")
 
 
-def _check_depth(block: bytes) -> None:
+def _check_lines(block: bytes) -> None:
     """Refuses lines nested so deeply that Arrow's parser would run out of stack, or of many keys.
 
     Only the block that types are told from matters: held to types, the parser stops by itself.
@@ -177,7 +206,14 @@ def _check_depth(block: bytes) -> None:
     Raises:
         ArrowInvalid: names the line.
     """
-    for number, line in enumerate(block.split(b"\n"), 1):
+    lines = block.split(b"\n")
+    keys = len(set(KEY.findall(block)))
+    if len(lines) * keys > MOST_CELLS:
+        raise pa.ArrowInvalid(
+            f"the first {len(lines)} lines have {keys} keys; at most {MOST_CELLS} values are read "
+            "at once: leave keys out, or put them into a text"
+        )
+    for number, line in enumerate(lines, 1):
         keys = line.count(b'":')
         if keys > MOST_KEYS:
             raise pa.ArrowInvalid(f"line {number} has {keys} keys; at most {MOST_KEYS} are read")
@@ -210,10 +246,19 @@ def _text_reader(kind: Format, stream: Any, schema: pa.Schema | None) -> Any:
         )
         lines = pacsv.ParseOptions(newlines_in_values=True)
         return pacsv.open_csv(stream, convert_options=options, parse_options=lines)
+    cells = _leaves(schema) if schema else 1
+    block = min(JSON_BLOCK_BYTES, max(LEAST_JSON_BLOCK, 3 * JSON_BLOCK_CELLS // cells))
     return pajson.open_json(
         stream,
-        read_options=pajson.ReadOptions(block_size=JSON_BLOCK_BYTES),
+        read_options=pajson.ReadOptions(block_size=block),
         parse_options=pajson.ParseOptions(
             explicit_schema=schema, unexpected_field_behavior="error" if schema else "infer"
         ),
     )
+
+
+def _leaves(kind: Any) -> int:
+    """How many columns of values there are in a schema, those of structs one by one."""
+    if isinstance(kind, pa.Schema) or pa.types.is_struct(kind):
+        return sum(_leaves(field.type) for field in kind)
+    return _leaves(kind.value_type) if pa.types.is_list(kind) else 1
