@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+MOST_FAULTS = 20  # that are told of a lot
 HANG_SECONDS = 5.0  # of processor time at one input
 SILENCE_SECONDS = 60.0  # of the clock, on a machine that is busy
 
@@ -28,7 +29,8 @@ class Lot:
     Args:
         fate: of the process.
         tried: inputs begun.
-        outcomes: how often what came out; an outcome that begins with `!` is a fault of ours.
+        outcomes: how often what came out.
+        faults: of ours: inputs at which another exception came out, and which; the first few.
         peak: bytes of memory above what the process had before.
         seconds: of processor time, of the slowest input.
     """
@@ -36,6 +38,7 @@ class Lot:
     fate: Fate = "done"
     tried: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    faults: dict[int, str] = field(default_factory=dict)
     peak: int = 0
     seconds: float = 0.0
 
@@ -70,8 +73,8 @@ def judged(inputs: Iterable[Any], call: Callable[[Any], str]) -> Lot:
     begun, _, summary = said.partition(b"\n")
     lot.tried = len(begun)
     if summary:
-        found = json.loads(summary)
-        lot.outcomes, lot.peak, lot.seconds = Counter(found[0]), found[1], found[2]
+        outcomes, faults, lot.peak, lot.seconds = json.loads(summary)
+        lot.outcomes, lot.faults = Counter(outcomes), dict(faults)
     return lot
 
 
@@ -79,21 +82,29 @@ def _work(inputs: Iterable[Any], call: Callable[[Any], str], writing: int) -> No
     """What the child does; a dot for each input, then a line of what came out."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     outcomes: Counter[str] = Counter()
+    faults: list[tuple[int, str]] = []
     slowest = 0.0
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is counted from here
     before = _peak()
-    for value in inputs:
+    for number, value in enumerate(inputs):
         os.write(writing, b".")
         began = time.process_time()
         try:
             outcome = call(value)
         except Exception as error:
-            outcome = f"!{type(error).__name__}: {str(error)[:80]}"
+            outcome = f"!{type(error).__name__}"
+            faults.append((number, f"{type(error).__name__}: {str(error)[:80]}"))
         slowest = max(slowest, time.process_time() - began)
         outcomes[outcome] += 1
-    os.write(writing, b"\n" + json.dumps([outcomes, _peak() - before, slowest]).encode())
+    os.write(writing, b"\n" + _summary(outcomes, faults, before, slowest))
     os._exit(0)
+
+
+def _summary(
+    outcomes: Counter[str], faults: list[tuple[int, str]], before: int, slowest: float
+) -> bytes:
+    return json.dumps([outcomes, faults[:MOST_FAULTS], _peak() - before, slowest]).encode()
 
 
 def _peak() -> int:

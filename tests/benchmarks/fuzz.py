@@ -1,225 +1,218 @@
 """Throws damaged images and manifests at what reads them, and counts what comes out.
 
-python -m tests.benchmarks.fuzz --seconds 3600 --seed 1
+    python -m tests.benchmarks.fuzz --inputs 1000000 --seed 1 --keep build/fuzz
 
-An image must give pixels or a RowFault, a manifest rows or a ManifestError; never another
-exception, 5 seconds at one input, or the death of the process. What did is named by seed, lot and
-position, and `--lot N` throws that lot alone. Exits with 1 when there was any.
+Small files of all formats and modes were damaged at random: byte by byte, and by the rules of their
+format (chunks sealed again, pixels unpacked and packed, tags set to their bounds). An image has to
+give pixels or a row's error, a manifest rows or its error, in less than 5 seconds of processor time
+an input and 512 MB above an idle worker; each lot of inputs in a process of its own. What did not
+is named by seed, lot and position, which make it again (`--lot N` throws that lot alone), and laid
+down in the folder `--keep`. Exits with 1 when there was any. `--write` keeps the figures.
 """
 
 import argparse
-import gzip
-import io
 import json
 import os
-import random
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
+from operators.images import data_url
 from schemas.errors import ManifestError
 from schemas.manifest import Manifest
+from tests.benchmarks.measuring import Row, Section, second_paragraph, write
+from tests.fuzz_seeds import image_seeds, manifest_seeds
 from tests.hostile import Lot, image_outcome, judged
+from tests.mutations import mutated, mutated_manifest
 
-IMAGES, MANIFESTS = 400, 60  # inputs of a lot
+IMAGES, MANIFESTS = 1000, 200  # inputs of a lot
+MANIFEST_LOTS = 4  # every fourth is of manifests
 SMALL_PIXELS = 1_000_000  # the limit for most images: a large one takes a second
-MANIFEST_BYTES = 3_000_000  # the longest that a manifest may grow to
-NUMBERS = (b"\0", b"\1", b"\x7f", b"\x80", b"\xff", b"\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80")
+LARGE_SHARE = 0.003
+URL_SHARE = 0.05  # of pictures that are also written as a URL, which reads more of them
+PEAK_BYTES = 512_000_000
+ASKED = 1_000_000
 
 
-def image_seeds() -> list[bytes]:
-    """Small images of every format and mode."""
-    noise = Image.frombytes("RGB", (24, 16), random.Random(0).randbytes(24 * 16 * 3))
-    ways: list[tuple[str, str, dict[str, Any]]] = [
-        ("RGB", "JPEG", {}),
-        ("RGB", "JPEG", {"progressive": True}),
-        ("CMYK", "JPEG", {}),
-        ("L", "JPEG", {"exif": _exif(), "icc_profile": b"profile" * 20, "comment": b"words"}),
-        ("RGB", "PNG", {"exif": _exif(), "icc_profile": b"profile" * 20}),
-        ("RGBA", "PNG", {}),
-        ("P", "PNG", {"transparency": 3}),
-        ("1", "PNG", {}),
-        ("RGB", "WEBP", {"exif": _exif()}),
-        ("RGBA", "WEBP", {"lossless": True}),
-        ("P", "GIF", {}),
-        ("RGB", "BMP", {}),
-        ("P", "BMP", {}),
-        *[
-            ("RGB", "TIFF", {"compression": kind})
-            for kind in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
-        ],
-        ("1", "TIFF", {"compression": "group4"}),
-        ("F", "TIFF", {}),
-        ("LAB", "TIFF", {}),
-        ("I;16", "TIFF", {}),
-    ]
-    seeds = []
-    for mode, kind, options in ways:
-        image = noise.convert("L").convert("I;16") if mode == "I;16" else noise.convert(mode)
-        target = io.BytesIO()
-        image.save(target, kind, **options)
-        seeds.append(target.getvalue())
-    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
-        target = io.BytesIO()
-        noise.save(target, kind, save_all=True, append_images=[noise.rotate(90)])
-        seeds.append(target.getvalue())
-    return seeds
+@dataclass
+class Found:
+    """What came out of all lots.
+
+    Args:
+        tried: inputs.
+        seconds: of the clock.
+        slowest: seconds of processor time, of one input.
+        peak: bytes of memory above the process before, of one lot.
+        outcomes: how often what came out, by kind of input.
+        wrong: what crashed, hung, took too much memory, or ended in another exception.
+    """
+
+    tried: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    peak: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
 
 
-def manifest_seeds() -> list[tuple[str, bytes]]:
-    """Small manifests of every format, with their endings."""
-    rows = {
-        "image_id": [f"id-{number}" for number in range(50)],
-        "uri": [f"s3://photos/{number}.jpg" for number in range(50)],
-        "title": ["words", None] * 25,
-        "size": list(range(50)),
-        "tags": [["a", "b"], None] * 25,
-        "shot": [{"at": "2024-01-02", "by": 1}] * 50,
-    }
-    table = pa.table(rows)
-    seeds = []
-    for options in (
-        {},
-        {"compression": "zstd", "use_dictionary": False},
-        {"compression": "gzip", "data_page_version": "2.0"},
-        {"compression": "none", "column_encoding": {"size": "DELTA_BINARY_PACKED"}}
-        | {"use_dictionary": ["uri"]},
-    ):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, **options)
-        seeds.append((".parquet", sink.getvalue().to_pybytes()))
-    lines = "\n".join(json.dumps(row) for row in table.to_pylist()) + "\n"
-    csv = "image_id,uri,note\n" + "".join(f'{n},"s3://x/{n}","a\nb"\n' for n in range(50))
-    for ending, text in ((".jsonl", lines), (".csv", csv)):
-        seeds.append((ending, text.encode()))
-        seeds.append((f"{ending}.gz", gzip.compress(text.encode())))
-    return seeds
-
-
-def mutated(seed: bytes, others: list[bytes], chance: random.Random) -> bytes:
-    """One to eight changes: cut, flip, put numbers at their bounds, repeat, splice, drop."""
-    data = bytearray(seed)
-    for _ in range(chance.choice((1, 1, 2, 3, 8))):
-        at = chance.randrange(len(data) + 1)
-        end = min(len(data), at + chance.choice((1, 2, 4, 16, 200)))
-        what = chance.randrange(8)
-        if what == 0:
-            del data[at:]
-        elif what <= 3 and at < len(data):
-            data[at] ^= 1 << chance.randrange(8)
-        elif what == 4:
-            number = chance.choice(NUMBERS)
-            data[at : at + len(number)] = number
-        elif what == 5:
-            data[at:at] = data[at:end] * chance.choice((1, 2, 50, 2000))
-        elif what == 6:
-            other = chance.choice(others)
-            begin = chance.randrange(len(other) + 1)
-            data[at:end] = other[begin : begin + chance.choice((4, 64, 1000))]
-        else:
-            del data[at:end]
-        del data[MANIFEST_BYTES:]
-    return bytes(data)
-
-
-def image_lot(seed: int, lot: int) -> Iterator[tuple[bytes, int]]:
-    """Images of one lot, each with its pixel limit; the same for the same numbers."""
-    chance = random.Random(f"{seed} {lot}")
+def inputs_of(seed: int, lot: int) -> Iterator[tuple[str, bytes, int]]:
+    """The inputs of one lot: kind, bytes, pixel limit; the same for the same numbers."""
+    chance = Random(f"{seed} {lot}")
+    if lot % MANIFEST_LOTS == MANIFEST_LOTS - 1:
+        manifests = manifest_seeds()
+        for _ in range(MANIFESTS):
+            kind, data = chance.choice(manifests)
+            others = [other for _, other in manifests]
+            yield kind, mutated_manifest(kind, data, others, chance), 0
+        return
     seeds = image_seeds()
+    files = [data for _, data in seeds]
+    kinds = sorted({kind for kind, _ in seeds})
     for _ in range(IMAGES):
-        limit = 178_956_970 if chance.random() < 0.01 else SMALL_PIXELS
-        yield mutated(chance.choice(seeds), seeds, chance), limit
+        kind = chance.choice(kinds)
+        data = chance.choice([data for one, data in seeds if one == kind])
+        limit = 178_956_970 if chance.random() < LARGE_SHARE else SMALL_PIXELS
+        yield kind, mutated(data, files, chance), limit
 
 
-def manifest_lot(seed: int, lot: int) -> Iterator[tuple[str, bytes]]:
-    """Manifests of one lot."""
-    chance = random.Random(f"{seed} {lot}")
-    seeds = manifest_seeds()
-    for _ in range(MANIFESTS):
-        ending, data = chance.choice(seeds)
-        others = [other for _, other in seeds]
-        if ending.endswith(".gz") and chance.random() < 0.7:  # what is inside, packed again
-            data = gzip.compress(mutated(gzip.decompress(data), others, chance))
-        else:
-            data = mutated(data, others, chance)
-        yield ending, data
+def outcome(given: tuple[str, bytes, int]) -> str:
+    """What became of one input, after its kind."""
+    kind, data, limit = given
+    if kind.startswith("."):
+        return f"{kind} {manifest_outcome(kind, data)}"
+    found = image_outcome(data, limit)
+    if found == "pixels" and Random(data[-64:]).random() < URL_SHARE:
+        data_url(data, pixel_limit=limit)
+    return f"{kind} {found}"
 
 
-def manifest_outcome(given: tuple[str, bytes]) -> str:
+def manifest_outcome(kind: str, data: bytes) -> str:
     """Reads a manifest to its end, as a plan does."""
-    ending, data = given
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        path = Path(folder) / f"m{ending}"
+        path = Path(folder) / f"m{kind}"
         path.write_bytes(data)
         try:
             manifest = Manifest.open(str(path), {}, filesystem=fsspec.filesystem("file"))
             for batch in manifest.batches():
                 batch.validate(full=True)
         except ManifestError:
-            return f"{ending} error"
-    return f"{ending} rows"
+            return "error"
+    return "rows"
 
 
-def thrown(seed: int, lot: int) -> Lot:
-    """Throws one lot; every fourth is of manifests."""
-    if lot % 4 == 3:
-        return judged(manifest_lot(seed, lot), manifest_outcome)
-    return judged(image_lot(seed, lot), lambda given: image_outcome(*given))
+def thrown(seed: int, lot: int) -> tuple[int, Lot]:
+    """Throws one lot."""
+    return lot, judged(inputs_of(seed, lot), outcome)
 
 
-def run(seconds: float, seed: int, first: int = 0, most: int | None = None) -> dict[str, Any]:
-    """Throws lots until the time is over; counts and what went wrong."""
-    total: Counter[str] = Counter()
-    wrong: list[dict[str, Any]] = []
-    tried, slowest, lot = 0, 0.0, first
-    began = time.monotonic()
-    while time.monotonic() - began < seconds and (most is None or lot - first < most):
-        found = thrown(seed, lot)
-        tried += found.tried
-        total += found.outcomes
-        slowest = max(slowest, found.seconds)
-        faults = [outcome for outcome in found.outcomes if outcome.startswith("!")]
-        if found.fate != "done" or faults:
-            at = {"seed": seed, "lot": lot, "position": found.tried - 1}
-            wrong.append({**at, "fate": found.fate, "faults": faults[:5]})
-        lot += 1
-    passed = round(time.monotonic() - began, 1)
-    return {
-        "tried": tried,
-        "seconds": passed,
-        "slowest": round(slowest, 2),
-        "outcomes": dict(sorted(total.items())),
-        "wrong": wrong,
-    }
+def run(
+    seed: int,
+    *,
+    seconds: float = float("inf"),
+    inputs: int = sys.maxsize,
+    lots: Iterator[int],
+    processes: int = 1,
+    keep: Path | None = None,
+) -> Found:
+    """Throws lots until there are enough inputs or the time is over."""
+    found, began = Found(), time.monotonic()
+    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+        waiting: set[Future[tuple[int, Lot]]] = set()
+        while True:
+            is_over = found.tried >= inputs or time.monotonic() - began > seconds
+            room = 0 if is_over else processes + 1 - len(waiting)
+            waiting |= {pool.submit(thrown, seed, lot) for lot in islice(lots, room)}
+            if not waiting:
+                break
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for one in done:
+                _add(found, seed, *one.result(), keep)
+            found.seconds = round(time.monotonic() - began, 1)
+            print(
+                f"{found.tried} inputs, {found.seconds} s, {len(found.wrong)} wrong",
+                file=sys.stderr,
+            )
+    return found
 
 
-def _exif() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "maker"
-    return exif.tobytes()
+def _add(found: Found, seed: int, number: int, lot: Lot, keep: Path | None) -> None:
+    found.tried += lot.tried
+    found.outcomes += lot.outcomes
+    found.slowest = max(found.slowest, lot.seconds)
+    found.peak = max(found.peak, lot.peak)
+    wrong = dict(lot.faults)
+    if lot.fate != "done":
+        wrong[lot.tried - 1] = lot.fate
+    if lot.peak > PEAK_BYTES:
+        wrong[-1] = f"the lot took {lot.peak} bytes"
+    for position, what in wrong.items():
+        at = {"seed": seed, "lot": number, "position": position, "what": what}
+        found.wrong.append(at)
+        if keep and position >= 0:
+            kind, data, _ = next(islice(inputs_of(seed, number), position, None))
+            keep.mkdir(parents=True, exist_ok=True)
+            ending = kind if kind.startswith(".") else f".{kind.lower()}"
+            (keep / f"{seed}-{number}-{position}{ending}").write_bytes(data)
+
+
+def rows_of(found: Found) -> list[Row]:
+    """The figures for the page: all inputs, what was wrong, and each kind's."""
+    by_kind: dict[str, Counter[str]] = {}
+    for told, count in found.outcomes.items():
+        kind, _, what = told.partition(" ")
+        by_kind.setdefault(kind, Counter())[what] += count
+    crashed = f"the slowest took {found.slowest:.2f} s, the largest lot {found.peak // 10**6} MB"
+    rows = [
+        Row("inputs", "inputs", [found.tried], least=ASKED, more_is_better=True),
+        Row("crashes, hangs, other exceptions", "inputs", [len(found.wrong)], most=0, note=crashed),
+        Row("inputs a second", "inputs/s", [found.tried / found.seconds], more_is_better=True),
+    ]
+    for kind, counts in sorted(by_kind.items()):
+        total = sum(counts.values())
+        note = ", ".join(f"{what} {count / total:.1%}" for what, count in counts.most_common())
+        rows.append(Row(kind, "inputs", [total], more_is_better=True, note=note))
+    return rows
 
 
 def main() -> None:
     """Reads the arguments, throws, and prints one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--inputs", type=int, default=sys.maxsize)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--lot", type=int, help="this lot alone")
+    parser.add_argument("--keep", type=Path, help="folder for inputs that failed otherwise")
+    parser.add_argument("--write", action="store_true", help="keep the figures for RESULTS.md")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    one = {} if given.lot is None else {"first": given.lot, "most": 1}
-    result = run(given.seconds, given.seed, **one)
-    print(json.dumps(result, indent=2))
-    sys.exit(bool(result["wrong"]))
+    lots = iter(range(sys.maxsize)) if given.lot is None else iter([given.lot])
+    found = run(
+        given.seed,
+        seconds=given.seconds,
+        inputs=given.inputs,
+        lots=lots,
+        processes=given.processes,
+        keep=given.keep,
+    )
+    if given.write:
+        command = f"python -m tests.benchmarks.fuzz --inputs {given.inputs} --seed {given.seed}"
+        text = second_paragraph(__doc__ and __doc__.partition("\n\n")[2])
+        write(Section("fuzz", "Damaged files", text, command, rows_of(found)))
+    document = {**vars(found), "outcomes": dict(sorted(found.outcomes.items()))}
+    print(json.dumps(document, indent=2))
+    sys.exit(bool(found.wrong))
 
 
 if __name__ == "__main__":
