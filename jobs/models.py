@@ -4,6 +4,7 @@ tagline models list
 tagline models pull damo/ofa_image-caption_coco_distilled_en@v1.0.1
 tagline models inspect DIR
 tagline models verify DIR
+tagline models lock CONFIG
 """
 
 import json
@@ -15,11 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from operators.models import checkpoint, hub
+from operators.models import checkpoint, hub, pins
 from operators.models.directory import Content, identify
 from operators.models.hub_clients import parse_id
 from operators.models.published import PUBLISHED
-from schemas.errors import ModelError, TaglineError
+from schemas.config import read_document
+from schemas.errors import ConfigError, ModelError, TaglineError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
@@ -107,6 +109,33 @@ def verify(model: str | Path) -> dict[str, Any]:
         "is_whole": not faults,
         "faults": faults,
     }
+
+
+def lock(config: Path, *, to: Path | None = None) -> dict[str, Any]:
+    """Writes the lock of the models that a config names, of a job, a server or a training.
+
+    Args:
+        config: a YAML file; models that are not here are fetched.
+        to: another place than `models.lock` beside it.
+
+    Returns:
+        `path` of the lock, and `models`: their digests by name.
+
+    Raises:
+        ConfigError: the config names no model, or the lock cannot be written.
+        ModelError: a model cannot be found.
+    """
+    document = read_document(config)
+    names = pins.models_of(document) if isinstance(document, dict) else []
+    if not names:
+        raise ConfigError(f"{config}: names no model")
+    path = to or Path(config).parent / pins.LOCK
+    digests = {name: checkpoint.digest(find_local(name, may_fetch=True)) for name in names}
+    try:
+        checkpoint.write_json(path, digests)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error})") from error
+    return {"path": str(path), "models": digests}
 
 
 def pull(model: str, *, to: Path | None = None) -> dict[str, Any]:
@@ -212,15 +241,40 @@ def pull_command(
         typer.echo(f"{found['id']}: {len(found['files'])} files in {found['directory']}")
 
 
-def find_local(model: str | Path) -> Path:
-    """Finds a directory without fetching a model from a hub."""
+@app.command("lock")
+def lock_command(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A job's, a server's or a training's config.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Where to, instead of models.lock beside the config.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write models.lock: the digest of every model that a config names.
+
+    From then on `plan`, `enrich`, `retry` and `serve` of a config in that folder refuse a model
+    whose files are others, and one that is not in the lock. Any command does where
+    TAGLINE_MODELS_LOCK names the file. JSON: `{"path","models"}`.
+    """
+    found = lock(config, to=to)
+    if json_:
+        _print_json(found)
+        return
+    for name, digest in found["models"].items():
+        typer.echo(f"{name}: {digest[:16]}…")
+    typer.echo(f"written to {found['path']}")
+
+
+def find_local(model: str | Path, *, may_fetch: bool = False) -> Path:
+    """Finds a directory, without fetching a model from a hub unless that is asked for."""
     name = str(model)
     if name.startswith(checkpoint.HUBS) and not Path(name).is_dir():
-        folder = parse_id(name).cached
+        folder = hub.pull(name) if may_fetch else parse_id(name).cached
         if not folder.is_dir():
             raise ModelError(f"model {name!r}: not in {folder}; run `tagline models pull {name}`")
         return folder
-    return checkpoint.resolve(model)
+    return checkpoint.find(model)
 
 
 def _load(directory: Path, content: Content) -> None:

@@ -8,10 +8,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from operators.base import Operator
 from operators.imported import build_imported, import_operator
+from operators.models import pins
+from operators.models.pins import LOCK
 from schemas.config import (
     ChainConfig,
     JobConfig,
@@ -38,6 +40,7 @@ from schemas.enriched import (
 from schemas.errors import ConfigError, TaglineError
 
 Factory = Callable[..., Any]
+Config = TypeVar("Config", bound=ChainConfig)
 GIVEN = ("self", "model", "name", "upstream_keys")  # constructor arguments that are no options
 RESERVED_COLUMNS = frozenset({ERROR, ENRICHED_AT, DUPLICATE_OF, IS_DUE, ATTEMPTS})
 
@@ -109,7 +112,7 @@ def read_config(
     catalog: Mapping[str, Callable[[], Factory]] = CATALOG,
 ) -> JobConfig:
     """Reads a job config and checks each operator's options too; see `schemas.config`."""
-    return read_checked_config(path, overrides, check=_checker(catalog))
+    return _with_lock(read_checked_config(path, overrides, check=_checker(catalog)), path)
 
 
 def read_served_config(
@@ -120,7 +123,16 @@ def read_served_config(
 ) -> ServedConfig:
     """Reads the config of a server as `read_config` reads a job's; no manifest is needed."""
     document = read_document(path)
-    return parse_as(ServedConfig, document, overrides, where=str(path), check=_checker(catalog))
+    found = parse_as(ServedConfig, document, overrides, where=str(path), check=_checker(catalog))
+    return _with_lock(found, path)
+
+
+def _with_lock(config: Config, path: str | Path) -> Config:
+    """The config with the `models.lock` that lies beside it, unless it names another."""
+    beside = Path(path).parent / LOCK
+    if config.models_lock is not None or not beside.is_file():
+        return config
+    return config.model_copy(update={"models_lock": str(beside)})
 
 
 def check_document(
@@ -156,7 +168,7 @@ def build_operators(
     Raises:
         ConfigError: an operator reads what nothing before it writes, columns clash, or an option
             is refused; with every fault found, one a line.
-        ModelError: nothing but a model directory is wrong.
+        ModelError: nothing but a model directory is wrong, or the models' lock.
     """
     columns = list(manifest_columns)
     faults = _reserved_faults(columns)
@@ -165,7 +177,8 @@ def build_operators(
     operators, errors = [], list[TaglineError]()
     for name, entry in config.operators.items():
         try:
-            operator = _build(name, entry, written, catalog)
+            with pins.held(config.models_lock):
+                operator = _build(name, entry, written, catalog)
         except TaglineError as error:
             errors.append(error)
             continue

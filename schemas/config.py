@@ -182,6 +182,7 @@ class ChainConfig(Strict):
     limits: Limits = Limits()
     allow: Allow = Allow()
     serve: ServeConfig = ServeConfig()
+    models_lock: str | None = None  # see operators.models.pins
 
 
 class ServedConfig(ChainConfig):

@@ -12,7 +12,7 @@ from jobs.health.finding import Finding, failed, ok, warning
 from jobs.models import find_local
 from jobs.plan import open_manifest
 from jobs.table import open_table
-from operators.models import checkpoint, hub
+from operators.models import checkpoint, hub, pins
 from operators.models.directory import identify
 from schemas.config import JobConfig
 from schemas.errors import ModelError, TaglineError
@@ -55,12 +55,11 @@ def table(config: JobConfig) -> Iterator[Finding]:
 
 
 def models(config: JobConfig) -> Iterator[Finding]:
-    """Whether each model is there, of a known kind, and as it was when it was fetched."""
+    """Whether each model is there, of a known kind, as it was when fetched, and as it is locked."""
     for name, entry in config.operators.items():
-        named = {"": entry.model, " (embedder)": entry.options.get("embedder")}
-        for what, model in named.items():
-            if isinstance(model, str) and (not what or entry.use == "tagger"):
-                yield _model(f"model of {name}{what}", model)
+        for model in pins.models_of(entry.model_dump()):
+            what = "" if model == entry.model else f" ({model})"
+            yield _model(f"model of {name}{what}", model, config.models_lock)
 
 
 def _writing(path: str) -> Iterator[Finding]:
@@ -124,7 +123,7 @@ def _room(path: str) -> Finding:
     return ok("table's disk", told)
 
 
-def _model(check: str, model: str) -> Finding:
+def _model(check: str, model: str, lock: str | None) -> Finding:
     try:
         directory = find_local(model)
         content = identify(directory)
@@ -136,6 +135,11 @@ def _model(check: str, model: str) -> Finding:
     if faults:
         advice = f"tagline models verify {model}, then pull it again"
         return failed(check, f"{directory}: {'; '.join(faults)}", advice)
+    try:
+        with pins.held(lock):
+            pins.check(model, directory, checkpoint.digest)
+    except ModelError as error:
+        return failed(check, _told(error), "bring back what was locked, or lock what is there")
     return ok(check, f"{directory}: {content.architecture}, {content.operator}")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from operators.models import pins, s3_copies
 from schemas.errors import ModelError
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ DAMAGES = (  # what torch raises over a file that was cut or changed
     struct.error,
 )
 JSON_BYTES = 100_000_000  # of a configuration; published ones are under 1 MB
+MOST_BYTES = {".json": JSON_BYTES, ".txt": 20_000_000, ".yaml": 1_000_000}  # of a small file
+HEADER_BYTES = 16_000_000  # of safetensors: 100,000 tensors
+PICKLE_BYTES = 64_000_000  # of the names and shapes in an archive of torch
 SHOWN = 8  # names listed of each kind of fault
 
 
@@ -53,13 +57,20 @@ def resolve(model: str | Path) -> Path:
             `hf://owner/name`; ids may end in `@revision`.
 
     Raises:
-        ModelError: there is no such directory.
+        ModelError: there is no such directory, or a lock has it otherwise; see `pins`.
     """
+    directory = find(model)
+    pins.check(str(model), directory, digest)
+    return directory
+
+
+def find(model: str | Path) -> Path:
+    """Finds a directory as `resolve` does, whatever a lock says: to look at, not to use."""
     name = str(model)
     if name.startswith("embedded:"):
         return _embedded(name.removeprefix("embedded:"))
     if name.startswith("s3://"):
-        return _fetch_from_s3(name)
+        return s3_copies.fetch(name, cache_folder() / "models")
     if name and Path(name).is_dir():
         return Path(name)
     if name.startswith(HUBS):
@@ -97,6 +108,18 @@ def cache_folder() -> Path:
     """Where fetched models and digests are kept: `TAGLINE_CACHE`, else `~/.cache/tagline`."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagline"
     return Path(os.environ.get("TAGLINE_CACHE") or default)
+
+
+def check_sizes(directory: Path) -> None:
+    """Checks that what will be read as a whole is small: configurations and vocabularies.
+
+    Raises:
+        ModelError: a file is too large.
+    """
+    for path in sorted(directory.iterdir()):
+        most = MOST_BYTES.get(path.suffix)
+        if most and path.is_file() and path.stat().st_size > most:
+            raise ModelError(f"{path}: more than {most} bytes; fetch the model again")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -248,6 +271,10 @@ def _read_safetensors(file: Path) -> dict[str, "Tensor"]:
     from safetensors.torch import load_file
 
     try:
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if header > HEADER_BYTES:
+            raise ModelError(f"{file}: a header of {header} bytes; at most {HEADER_BYTES} are read")
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: damaged or cut short ({error}); fetch it again") from error
@@ -282,7 +309,13 @@ def _read_pickle(file: Path, is_mapped: bool) -> Any:
 def _check_unpacked(file: Path) -> None:
     """Refuses an archive that unpacks to more than it holds; torch's own are not compressed."""
     with zipfile.ZipFile(file) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    told = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if told > PICKLE_BYTES:
+        raise ModelError(
+            f"{file}: {told} bytes of names and shapes; at most {PICKLE_BYTES} are read"
+        )
     if unpacked > file.stat().st_size:
         raise ModelError(
             f"{file}: {file.stat().st_size} bytes that unpack to {unpacked}; no file of weights "
@@ -316,53 +349,6 @@ def _only_tensors(state: object, file: Path) -> dict[str, "Tensor"]:
     if blown:
         raise ModelError(f"{file}: holds tensors larger than their values: {_shorten(blown)}")
     return {str(name): value for name, value in state.items()}
-
-
-def _fetch_from_s3(url: str) -> Path:
-    """Copies a directory of the store into the cache, once for each state of its objects."""
-    import s3fs
-    from aiohttp import ClientError
-    from botocore.exceptions import BotoCoreError
-
-    store = s3fs.S3FileSystem(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
-    try:
-        return _copied(store, url)
-    except (OSError, ValueError, BotoCoreError, ClientError) as error:
-        raise ModelError(
-            f"model {url!r}: cannot be fetched ({type(error).__name__}: {error}); check the path, "
-            "the credentials and the store, and run the command again"
-        ) from error
-
-
-def _copied(store: Any, url: str) -> Path:
-    entries = store.ls(url.rstrip("/"), detail=True, refresh=True)
-    objects = [entry for entry in entries if entry["type"] == "file" and entry["size"]]
-    if not objects:
-        raise ModelError(f"model {url!r}: no such directory, or it holds no files")
-    state = repr(
-        sorted((entry["name"], entry["size"], str(entry.get("ETag"))) for entry in objects)
-    )
-    folder = cache_folder() / "models" / hashlib.sha256(state.encode()).hexdigest()[:16]
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            for entry in objects:
-                store.get_file(entry["name"], str(Path(scratch) / Path(entry["name"]).name))
-            _publish(Path(scratch), folder)
-    return folder
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Gives a finished copy its name; another process may have been faster, which is as good."""
-    complete = scratch.with_name(scratch.name + ".complete")
-    scratch.rename(complete)
-    scratch.mkdir()  # what the context manager is going to remove
-    try:
-        complete.rename(folder)
-    except OSError:
-        for path in complete.iterdir():
-            path.unlink()
-        complete.rmdir()
 
 
 class _DigestCache:

@@ -39,6 +39,7 @@ CONTEXT_LENGTH = (
 TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384}  # in the text tower
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in [0, 1]
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+MOST_LAYERS = 1000  # of a tower
 HEAD_WIDTH = 64  # of the vision tower where the directory does not say
 
 _NEEDED = (
@@ -281,6 +282,9 @@ def _checked(where: Path, make: Callable[[], ChineseCLIPConfig]) -> ChineseCLIPC
         size = _tower(config.vision_config).image_size
         if not isinstance(size, int):
             raise TypeError(f"image_size is {size!r}; it must be one number")
+        for tower in (_tower(config.vision_config), _tower(config.text_config)):
+            if tower.num_hidden_layers > MOST_LAYERS:
+                raise TypeError(f"{tower.num_hidden_layers} layers; at most {MOST_LAYERS} are made")
         with torch.device("meta"):
             ChineseCLIPModel(config)
     except (*_REFUSALS, StrictDataclassError) as error:

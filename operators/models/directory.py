@@ -57,12 +57,14 @@ def identify(directory: Path) -> Content:
     """Reads what the directory's configuration says it is.
 
     Raises:
-        ModelError: there is no configuration, or no operator takes what it describes.
+        ModelError: there is no configuration, no operator takes what it describes, or a file is
+            too large to be what its name says.
     """
     if not directory.is_dir():
         raise ModelError(
             f"{directory}: no such model directory; `tagline models pull ID` fetches one"
         )
+    checkpoint.check_sizes(directory)
     if (directory / "configuration.json").is_file():
         return _by_configuration(directory / "configuration.json")
     if all((directory / name).is_file() for name in CLIP_FILES):

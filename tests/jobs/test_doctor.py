@@ -110,6 +110,25 @@ def test_models_that_are_not_there_are_told_of(tagline, config):
     assert "tagline models pull damo/not-pulled" in found(answer, "model of match")
 
 
+def test_a_model_that_is_not_as_locked_is_told_of(tagline, config, tmp_path):
+    assert tagline("models", "lock", config()).code == 0
+    answer = tagline("doctor", config(), "--json")
+    assert answer.code == 0, answer.output
+    lock = tmp_path / "models.lock"
+    lock.write_text(json.dumps({"embedded:captioner": "0" * 64}))
+
+    answer = tagline("doctor", config(), "--json")
+
+    assert answer.code == 1
+    assert "models.lock has 0000000000000000" in found(answer, "model of caption")
+
+
+def test_a_chat_model_is_no_directory(tagline, config):
+    chat = {"use": "chat", "model": "m", "url": "http://127.0.0.1:9/", "prompt": "?"}
+    answer = tagline("doctor", config(operators={"answer": chat}), "--json")
+    assert answer.code == 0, answer.output
+
+
 def test_secrets_are_told_by_name_alone(tagline, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     monkeypatch.setenv("https_proxy", f"http://user:{CANARY}@127.0.0.1:3128")

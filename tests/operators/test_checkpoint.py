@@ -11,6 +11,7 @@ from aiohttp import ClientPayloadError
 from safetensors.torch import save_file
 
 from operators.models import checkpoint
+from operators.models.directory import identify
 from schemas.errors import ModelError
 
 
@@ -212,6 +213,31 @@ def test_a_configuration_of_gigabytes_is_not_read(tmp_path):
         file.truncate(3_000_000_000)
     with pytest.raises(ModelError, match="more than 100000000 bytes; fetch"):
         checkpoint.read_json(path)
+
+
+def test_a_header_of_safetensors_that_is_too_long_is_not_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write((2_000_000_000).to_bytes(8, "little"))
+        file.truncate(3_000_000_000)
+    with pytest.raises(ModelError, match="a header of 2000000000 bytes; at most 16000000"):
+        checkpoint.load_state_dict(tmp_path)
+
+
+def test_names_and_shapes_of_gigabytes_are_not_unpickled(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PICKLE_BYTES", 100)
+    torch.save({f"weight {n}": torch.ones(1) for n in range(9)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="bytes of names and shapes; at most 100"):
+        checkpoint.load_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "config.yaml"])
+def test_a_small_file_of_gigabytes_is_not_read(tmp_path, name):
+    directory = small_directory(tmp_path / "small")
+    with (directory / name).open("wb") as file:
+        file.truncate(3_000_000_000)
+    with pytest.raises(ModelError, match=rf"{name}: more than \d+ bytes"):
+        identify(directory)
 
 
 def test_every_kind_of_misfit_is_listed(tmp_path):

@@ -148,6 +148,8 @@ def test_positions_are_counted_though_no_file_holds_them(directory):
         ("vision_model_config.json", {"vision_patch_size": 0}, "vision_patch_size is 0"),
         ("vision_model_config.json", {"vision_head_width": 128}, "narrower than one head"),
         ("text_model_config.json", {"text_num_attention_heads": 5}, "not the sizes"),
+        ("text_model_config.json", {"text_num_hidden_layers": 10**9}, "1000000000 layers; at most"),
+        ("vision_model_config.json", {"vision_layers": 10**9}, "1000000000 layers; at most 1000"),
         ("text_model_config.json", {"text_hidden_act": "sine"}, "sine"),
         ("text_model_config.json", {"vocab_size": 100}, "of another model"),
     ],

@@ -162,6 +162,14 @@ def test_code_in_a_config_is_refused(captioning):
         MPlugConfig.read(captioning)
 
 
+def test_a_config_in_which_few_lines_stand_for_billions_of_values_is_refused(captioning):
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    with (captioning / "config.yaml").open("a") as file:
+        file.write("\n".join(["a0: &a0 [lol]", *lines, "image_res: *a11"]) + "\n")
+    with pytest.raises(ModelError, match=r"config\.yaml: not YAML \(.*an alias"):
+        MPlugConfig.read(captioning)
+
+
 def test_a_missing_vocabulary_is_named(captioning):
     (captioning / "vocab.txt").unlink()
     with pytest.raises(ModelError, match=r"no vocabulary; there must be a vocab\.txt"):

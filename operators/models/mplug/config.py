@@ -169,7 +169,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, not YAML, or not a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ModelError(
             f"{path}: no such file; is {str(path.parent)!r} a model directory?"
@@ -188,6 +188,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: holds a {type(value).__name__}, not a mapping; fetch the model again"
         )
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without aliases, by which a few lines stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Composes the next node."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def _yaml_faults(found: Mapping[str, Any]) -> list[str]:
