@@ -30,6 +30,7 @@ Label = Literal["yes", "no", "maybe"]
 
 CODE_VERSION = 1  # raise when outputs change; the goldens of tests/operators guard it
 BATCH_ROWS = 16
+NO_WORDS = " \t\r\n,.!?*#:;~-/"  # of a text of nothing else the net hears nothing, and says yes
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Entailment:
 
         Raises:
             RowFaults: names the rows whose image cannot be read, whose hypothesis or premise is
-                null or too long, or whose probabilities are not finite.
+                null, without words or too long, or whose probabilities are not finite.
         """
         images = decode_column(table[IMAGE_ENCODED])
         premises = table[self.premise].to_pylist() if self.premise else [None] * table.num_rows
@@ -247,7 +248,7 @@ def _check_options(
     if hypotheses is not None and (
         isinstance(hypotheses, str)
         or not hypotheses
-        or not all(isinstance(text, str) for text in hypotheses)
+        or not all(isinstance(text, str) and text.strip(NO_WORDS) for text in hypotheses)
     ):
         raise ConfigError(f"{where}: hypotheses is {hypotheses!r}; it must be a list of sentences")
     if precision not in get_args(Precision):
@@ -270,7 +271,7 @@ def _check_texts(told: Sequence[Sequence[object]], column: str) -> None:
         position: RowFault("model", f"{column!r} is {text!r} in this row; a text is needed")
         for position, texts in enumerate(told)
         for text in texts
-        if not isinstance(text, str)
+        if not isinstance(text, str) or not text.strip(NO_WORDS)
     }
     if faults:
         raise RowFaults(faults)

@@ -131,8 +131,15 @@ def test_a_null_text_is_a_fault_of_its_row_and_its_neighbours_are_judged(checker
     assert "'caption' is None" in error["message"]
 
 
-def test_an_empty_text_is_judged_as_the_published_pipeline_does(checker):
-    assert checker(rows([""]))["entailment"][0].as_py() in ("yes", "no", "maybe")
+def test_a_text_without_words_is_a_fault_of_its_row(checker, photographs):
+    """The published pipeline judges it, and says yes; the second door does so still."""
+    done = apply(checker, rows(["a dog", "", " ..."]))
+    assert [error and error["code"] for error in done["error"].to_pylist()] == [
+        None,
+        *["model"] * 2,
+    ]
+    assert "'caption' is ' ...'" in done["error"][2].as_py()["message"]
+    assert checker.judge(list(photographs.values())[:1], [""])[0][0].label in ("yes", "no", "maybe")
 
 
 def test_a_text_with_more_tokens_than_positions_is_a_fault_of_its_row(tmp_path):
@@ -222,6 +229,7 @@ def test_a_directory_of_another_task_is_refused():
         ({"hypotheses": []}, r"hypotheses is \[\]"),
         ({"hypotheses": "a dog"}, "hypotheses is 'a dog'"),
         ({"hypotheses": ["a dog", 3]}, "must be a list of sentences"),
+        ({"hypotheses": ["a dog", " "]}, "must be a list of sentences"),
         ({"hypothesis": ""}, "must name a column"),
         ({"hypothesis": "caption", "precision": "int4"}, "it may be 'float32'"),
     ],
