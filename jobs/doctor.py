@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.event_log import without_secrets
 from jobs.health import machine
 from jobs.health.finding import Finding, failed, ok
+from operators.masking import without_secrets
 from schemas.config import JobConfig
 from schemas.errors import TaglineError
 

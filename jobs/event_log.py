@@ -18,17 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from operators.masking import without_secrets
+
 FORMAT_VARIABLE = "TAGLINE_LOG_FORMAT"  # `json`, else lines for people
 OURS = ("jobs", "operators", "schemas")
 FIELD = re.compile(r"(\w+)=(%\S+|[^\s%]*)")
-SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|KEY")
-NO_SECRET_NAME = re.compile(r"_(ID|FILE|PATH|URI|URL|MODE)$")  # says where a secret is, or whose
-SECRET_LEAST = 8  # characters; a shorter value may be any word
-SIGNED = re.compile(
-    r"(?i)\b((?:X-Amz-)?(?:Signature|Credential|Security-Token)|sig|token)=[^&\s'\"]+"
-)
-USERINFO = re.compile(r"//[^/@\s:]+:[^/@\s]+@")
-HIDDEN = "***"
 
 _run: str | None = None  # of this process; a process works for one run at a time
 
@@ -146,15 +140,6 @@ def fields_of(message: str, values: Any) -> dict[str, Any] | None:
         is_rounded = isinstance(value, float) and math.isfinite(value) and shape.startswith("%.")
         fields[name] = json.loads(shape % value) if is_rounded else value
     return fields
-
-
-def without_secrets(text: str) -> str:
-    """The text without the values of the environment's secrets, signatures and passwords."""
-    for name, values in os.environ.items():
-        if SECRET_NAME.search(name) and not NO_SECRET_NAME.search(name):
-            for value in values.split(","):
-                text = text.replace(value, HIDDEN) if len(value) >= SECRET_LEAST else text
-    return USERINFO.sub(f"//{HIDDEN}@", SIGNED.sub(rf"\1={HIDDEN}", text))
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

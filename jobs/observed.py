@@ -18,6 +18,7 @@ from jobs.lineage import Dataset, Lineage
 from jobs.parts import PartReport
 from jobs.shards import Plan
 from jobs.summary import Summary, total
+from operators.masking import without_secrets
 from schemas.config import JobConfig
 from schemas.manifest import Manifest
 
@@ -149,7 +150,7 @@ def observed(config: JobConfig, verb: str) -> Iterator[Observed]:
         try:
             yield run
         except BaseException as error:
-            told = event_log.without_secrets(f"{type(error).__name__}: {error}")
+            told = without_secrets(f"{type(error).__name__}: {error}")
             logger.error("event=run_failed seconds=%.1f error=%s", run.seconds, told)
             run.lineage.fail(told)
             raise

@@ -7,8 +7,8 @@ from typing import Any
 from jobs.report import Shown
 from jobs.report_bars import TONES, bar
 from jobs.roles import AGREEMENT, Roles
-from operators import policy
 from operators.claims import LABELS
+from operators.masking import shown as shown_uri
 from schemas.enriched import ERROR, IMAGE_ID, URI
 from schemas.errors import RowFault
 
@@ -28,7 +28,7 @@ def card(shown: Shown, roles: Roles) -> str:
         *(_label(row, name, roles) for name in _names(roles, "entailment")),
         *(_hypotheses(row, name) for name in _names(roles, "hypotheses")),
         *(_tags(row, name) for name in roles.tags),
-        f'<p class="id mono" title="{escape(policy.shown(str(row.get(URI))))}">'
+        f'<p class="id mono" title="{escape(shown_uri(str(row.get(URI))))}">'
         f"{escape(str(row[IMAGE_ID]))}</p>",
     ]
     return (

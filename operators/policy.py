@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from operators.masking import shown
 from schemas.errors import RowFault
 
 SCHEMES = "s3://, http://, https://, file:// or a local path"
@@ -27,8 +28,6 @@ _CLOUDS_OWN = (
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:._-]+")
 _OPEN_PORTS = (80, 443)  # of those below 1024: no picture is served by what listens on others
 _FIRST_FREE_PORT = 1024
-
-_AUTHORITY = re.compile(r"([^/?#\\]*)(.*)", re.DOTALL)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -128,20 +127,21 @@ class Policy:
 
     def _s3(self, uri: str, rest: str) -> Place:
         bucket, _, key = rest.partition("/")
+        url = shown(uri)
         if not bucket or not key:
-            raise RowFault("policy", f"{uri!r} names no object; give s3://BUCKET/KEY")
+            raise RowFault("policy", f"{url!r} names no object; give s3://BUCKET/KEY")
         if not _BUCKET.fullmatch(bucket):
-            raise RowFault("policy", f"{uri!r}: {bucket!r} cannot be the name of a bucket")
+            raise RowFault("policy", f"{url!r}: no bucket can be called so")
         if {".", ".."}.intersection(key.split("/")):
             raise RowFault(
                 "policy",
-                f"{uri!r}: a key with a part '.' or '..' is not read; on its way to the store it "
+                f"{url!r}: a key with a part '.' or '..' is not read; on its way to the store it "
                 "could be taken for another",
             )
         if self.buckets is not None and bucket not in self.buckets:
             raise RowFault(
                 "policy",
-                f"{uri!r}: bucket {bucket!r} is not allowed; "
+                f"{url!r}: bucket {bucket!r} is not allowed; "
                 f"allow.buckets has {_listed(self.buckets)}",
             )
         return Place("s3", bucket, key)
@@ -167,24 +167,6 @@ class Policy:
                 "policy", f"{url!r}: port {port} is not asked; allowed are 80, 443 and 1024 or more"
             )
         return Place("http", host, uri)
-
-
-def shown(uri: str) -> str:
-    """A uri for messages and logs: without the user, password and query of a URL.
-
-    A query may be a signature that lets in whoever reads it.
-    """
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme.lower() in ("s3", "file"):
-        return uri
-    host, path = _AUTHORITY.match(rest).groups()  # type: ignore[union-attr]  # matches anything
-    host = host.rpartition("@")[2]
-    port = host.rpartition("]")[2].partition(":")[2]
-    if port and not port.isdecimal():
-        return f"{scheme}://…"  # a password with a slash in it
-    path, has_query, _ = path.partition("?")
-    path, has_fragment, _ = path.partition("#")
-    return f"{scheme}://{host}{path}{'?…' if has_query else '#…' if has_fragment else ''}"
 
 
 def check_addresses(host: str, addresses: Sequence[str], exempt: Sequence[Network] = ()) -> None:

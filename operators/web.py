@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote, urljoin, urlsplit
 
-from operators.policy import Network, Place, Policy, check_addresses, shown
+from operators.masking import shown
+from operators.policy import Network, Place, Policy, check_addresses
 from operators.sources import Opened
 from schemas.errors import RowFault
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from operators.fetcher import Fetcher
-from operators.policy import Policy, shown
+from operators.masking import shown
+from operators.policy import Policy
 from operators.web import WebPages
 from schemas.errors import RowFault
 from tests.fetching import Sees, codes, shard
@@ -285,4 +286,5 @@ def test_a_uri_is_shown_without_its_secrets():
     assert shown("https://u:p@h:8443/a/b.jpg?x=1#y") == "https://h:8443/a/b.jpg?…"
     assert shown("http://[::1]:80/a") == "http://[::1]:80/a"
     assert shown("s3://bucket/a?b@c") == "s3://bucket/a?b@c"
+    assert shown("s3://key:secret@bucket/a:b@c") == "s3://bucket/a:b@c"
     assert shown(f"{Path(os.sep)}a@b?c") == "/a@b?c"

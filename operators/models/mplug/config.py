@@ -196,7 +196,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Composes the next node."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "an alias", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, "an alias stands for a value", None)
         return super().compose_node(parent, index)
 
 
