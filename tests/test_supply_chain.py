@@ -32,7 +32,7 @@ def test_the_locks_hold_exactly_what_pyproject_pins(variant):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     found = {**locked("requirements"), **locked(f"torch-{variant}")}
-    for pin in [*project["dependencies"], *extras["hub"], *extras["search"]]:
+    for pin in [*project["dependencies"], *extras["hub"], *extras["search"], *extras["lineage"]]:
         name, version = re.fullmatch(r"([\w.-]+)(?:\[.*\])?==(\S+)", pin).groups()
         assert found[normal(name)].partition("+")[0] == version, f"{pin}: run `make lock`"
     assert found["torch"].endswith("+cpu") == (variant == "cpu")

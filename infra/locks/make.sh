@@ -15,11 +15,11 @@ compile() { # INPUT OUTPUT OPTION…: hashes of all platforms, and no index's ad
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 grep -o '"torch==[^"]*"' ../../pyproject.toml | tr -d '"' >"$work/torch.in"
 cp requirements.lock "$work/all" 2>/dev/null || :
-compile ../../pyproject.toml "$work/all" --extra hub --extra search --unsafe-package torch "$@"
+compile ../../pyproject.toml "$work/all" --extra hub --extra search --extra lineage --unsafe-package torch "$@"
 # a package's block of lines, where its name is wanted
 blocks() { awk -v wanted="$1" '/^[a-z0-9]/ { split($1, part, "=="); keep = index(wanted, " " part[1] " ") } keep'; }
 names() { sed -n 's/^\([a-z0-9][^=]*\)==.*/\1/p' "$1"; }
-blocks " $(names "$work/all" | grep -vx torch | tr '\n' ' ') " <"$work/all" | sed '/^#/d' >requirements.lock
+blocks " $(names "$work/all" | grep -vx torch | tr '\n' ' ') " <"$work/all" | sed '/^#/d; /^$/d' >requirements.lock
 compile "$work/torch.in" "$work/cpu"
 blocks " torch " <"$work/cpu" >torch-cpu.lock
 PIP_CONFIG_FILE=/dev/null PIP_EXTRA_INDEX_URL='' PIP_FIND_LINKS='' compile "$work/torch.in" "$work/cuda"
