@@ -18,11 +18,30 @@ import pytest
 import yaml
 
 from jobs.table import open_table
-from tests.tiny import checkpoint, photographs
+from tests.tiny import photographs
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 START_SECONDS = 240
+OPERATOR = """
+import pyarrow as pa
+
+from operators.base import fingerprint
+
+
+class Length:
+    def __init__(self, *, name):
+        self.name, self.batch_rows, self.reads = name, 64, ("image_encoded",)
+        self.writes = pa.schema([(name, pa.int64())])
+        self.description = {"operator": "length", "code": 1}
+        self.key = fingerprint(self.description)
+
+    def load(self):
+        pass
+
+    def __call__(self, table):
+        return pa.table([[len(one) for one in table["image_encoded"].to_pylist()]], self.writes)
+"""  # that needs no torch, whose import would be most of the test's time
 
 
 @pytest.fixture
@@ -86,10 +105,10 @@ def wait_for(address: str, token: str) -> None:
             return
 
 
-def test_a_submitted_job_enriches_on_the_cluster_it_was_given_to(tmp_path, cluster):
+def test_a_submitted_job_with_an_operator_of_its_own_enriches_on_the_cluster(tmp_path, cluster):
     folder = tmp_path / "job"
     (folder / "photos").mkdir(parents=True)
-    names = [path.name for path in photographs()]
+    names, sizes = zip(*sorted((p.name, p.stat().st_size) for p in photographs()), strict=True)
     for path in photographs():
         shutil.copy(path, folder / "photos")
     manifest = pa.table({"image_id": names, "uri": names})
@@ -97,10 +116,9 @@ def test_a_submitted_job_enriches_on_the_cluster_it_was_given_to(tmp_path, clust
     document = {
         "manifest": str(folder / "photos" / "manifest.parquet"),
         "table": str(tmp_path / "table"),
-        "operators": {
-            "embedding": {"use": "embedder", "model": str(checkpoint("chinese_clip_tiny"))}
-        },
+        "operators": {"length": {"use": "user_operators:Length"}},
     }
+    (folder / "user_operators.py").write_text(OPERATOR)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     submit = ["ray", "job", "submit", "--working-dir", str(folder), "--"]
     command = [*submit, "python", "-m", "jobs.enrich", "job.yaml", "--json"]
@@ -117,5 +135,6 @@ def test_a_submitted_job_enriches_on_the_cluster_it_was_given_to(tmp_path, clust
 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = next(json.loads(line) for line in done.stdout.splitlines() if line[:8] == '{"rows":')
-    assert summary["computed"] == {"embedding": len(names)}
-    assert sorted(open_table(document["table"]).read(["image_id"])["image_id"].to_pylist()) == names
+    assert summary["computed"] == {"length": len(names)}
+    table = open_table(document["table"]).read(["image_id", "length"]).sort_by("image_id")
+    assert table.to_pydict() == {"image_id": list(names), "length": list(sizes)}
