@@ -65,6 +65,7 @@ def _checks(path: Path | None, *, with_ray: bool, address: str | None) -> Iterat
     yield machine.packages()
     yield from machine.devices()
     yield from machine.disk()
+    yield machine.cache()
     yield machine.ports()
     yield machine.proxies()
     config = None

@@ -1,5 +1,6 @@
 """Checks of what a job's config names: its manifest, its table's store, its models."""
 
+import errno
 import os
 import shutil
 import time
@@ -21,6 +22,13 @@ from schemas.manifest_files import STORE_ERRORS
 CLOCK_SECONDS = 5.0  # apart: versions of a table are told by time
 CLOCK_LIMIT_SECONDS = 600.0  # S3 refuses signatures that are 15 minutes off
 PROBE = b"tagline doctor"
+UNREACHABLE = (  # what botocore and Delta's own client say
+    "Could not connect",
+    "onnect timeout",
+    "connect error",
+    "dns error",
+    "error sending request",
+)
 LOW_DISK = 1_000_000_000  # bytes free for a local table
 
 
@@ -30,7 +38,8 @@ def manifest(config: JobConfig) -> Finding:
         found = open_manifest(config)
         first = next((batch for batch in found.batches() if batch.num_rows), None)
     except (TaglineError, *STORE_ERRORS) as error:
-        return failed("manifest", _told(error), "mend the manifest, or its path in the config")
+        advice = _advice(error, "mend the manifest, or its path in the config")
+        return failed("manifest", _told(error), advice)
     columns = ", ".join(found.schema.names)
     if first is None:
         return warning("manifest", f"{config.manifest.path}: no rows", "fill it before `enrich`")
@@ -43,7 +52,8 @@ def table(config: JobConfig) -> Iterator[Finding]:
     try:
         there = open_table(path)
     except (TaglineError, *STORE_ERRORS) as error:
-        yield failed("table", _told(error), "give another path, or credentials that may read it")
+        advice = _advice(error, "give another path, or credentials that may read it")
+        yield failed("table", _told(error), advice)
         return
     rows = sum(file.rows for file in there.files) if there else 0
     yield ok(
@@ -74,7 +84,8 @@ def _writing(path: str) -> Iterator[Finding]:
         ended = time.time()
         storage.delete(probe)
     except (TaglineError, *STORE_ERRORS) as error:
-        yield failed("writing", _told(error), "let these credentials put, get and delete there")
+        advice = _advice(error, "let these credentials put, get and delete there")
+        yield failed("writing", _told(error), advice)
         return
     finally:
         _tidy(probe, above)
@@ -158,6 +169,18 @@ def _changed(directory: Path) -> list[str]:
         for name, digest in found.items()
         if pinned.get(name, digest) != digest
     ]
+
+
+def _advice(error: BaseException, otherwise: str) -> str:
+    """What to do about an error of a store."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOSPC:
+        return "make room there, or give the table another place"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "give the table a place that this user may write"
+    if any(sign in str(error) for sign in UNREACHABLE):
+        return "start the store, or mend AWS_ENDPOINT_URL or the network on the way to it"
+    return otherwise
 
 
 def _told(error: BaseException) -> str:

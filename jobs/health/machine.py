@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jobs import cluster
 from jobs.health.finding import Finding, failed, ok, warning
+from operators.models import checkpoint
 from operators.precision import processor_flags
 from schemas.errors import RunError
 
@@ -120,7 +121,15 @@ def devices() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Room for temporary files, and for Ray's object store."""
-    folder = tempfile.gettempdir()
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        yield failed("disk", str(error), "let this user write to /tmp, or set TMPDIR")
+        return
+    asked = os.environ.get("TMPDIR")
+    if asked and os.path.realpath(asked) != os.path.realpath(folder):
+        advice = "make room in it and let this user write there, or set TMPDIR to another folder"
+        yield warning("disk", f"TMPDIR {asked} cannot be written; {folder} is used", advice)
     free = shutil.disk_usage(folder).free
     told = f"{free / 1e9:.1f} GB free in {folder}"
     advice = "free some, or set TMPDIR (and RAY_TMPDIR) to a larger disk"
@@ -141,6 +150,17 @@ def disk() -> Iterator[Finding]:
         )
     else:
         yield ok("shared memory", told)
+
+
+def cache() -> Finding:
+    """Whether fetched models, and the digests of all models, can be kept."""
+    folder = checkpoint.cache_folder()
+    above = next(one for one in (folder, *folder.parents) if one.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return ok("cache", str(folder))
+    advice = "set TAGLINE_CACHE to a folder that this user may write"
+    told = f"{folder} cannot be written: no model can be fetched, digests are computed every time"
+    return warning("cache", told, advice)
 
 
 def ports() -> Finding:

@@ -1,7 +1,9 @@
 """`tagline doctor`: what it sees, what it advises, and that it leaves nothing behind."""
 
+import errno
 import json
 import socket
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -84,6 +86,57 @@ def test_a_bucket_that_is_not_there_fails(tagline, config, s3_bucket):
 
     assert answer.code == 1
     assert "NoSuchBucket" in found(answer, "table")
+
+
+def test_a_store_that_is_away_is_told_of_as_such(tagline, config, s3_bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+    answer = tagline("doctor", config(table=f"{s3_bucket}/table"), "--json")
+
+    assert answer.code == 1
+    assert found(answer, "table").endswith(
+        "-> start the store, or mend AWS_ENDPOINT_URL or the network on the way to it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "this user may write"), (None, "let these")],
+)
+def test_a_table_that_cannot_be_written_says_what_to_do(
+    tagline, config, monkeypatch, number, advice
+):
+    def fail(*_: object) -> bool:
+        raise OSError(number, "no") if number else OSError("no")
+
+    monkeypatch.setattr(storage, "put_if_absent", fail)
+    answer = tagline("doctor", config(), "--json")
+
+    assert answer.code == 1
+    assert advice in found(answer, "writing")
+
+
+def test_folders_that_cannot_be_written_are_told_of(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TAGLINE_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    assert machine.cache().state == "warning"
+    assert "TAGLINE_CACHE" in machine.cache().advice
+    first = next(iter(machine.disk()))
+    assert first.state == "warning"
+    assert f"TMPDIR {tmp_path / 'gone'} cannot be written; " in first.found
+
+
+def test_no_place_for_temporary_files_fails(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+
+    (only,) = machine.disk()
+
+    assert only.state == "failed"
+    assert "No usable temporary directory" in only.found
 
 
 def test_a_wrong_config_or_manifest_is_wrong_use(tagline, config, tmp_path):
