@@ -315,9 +315,8 @@ def _cast(file: ManifestFile, field: pa.Field, values: pa.Array) -> pa.Array:
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    has_times = "timestamp[" in str(values.type)  # maybe within: nanoseconds are dropped
-    try:
-        return values.cast(field.type, safe=not has_times)
+    try:  # nanoseconds are dropped, wherever they are
+        return values.cast(options=pc.CastOptions(field.type, allow_time_truncate=True))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ManifestError(
             f"{file.path}: column {field.name!r} cannot be read as {field.type}: {error}"

@@ -62,6 +62,14 @@ def test_bytes_that_are_no_text_are_an_error_of_their_file(tmp_path):
         rows(path)
 
 
+def test_a_time_that_no_table_can_hold_is_an_error(tmp_path):
+    path = tmp_path / "m.parquet"
+    far = pa.array([[2**53]], pa.list_(pa.timestamp("s")))
+    pq.write_table(pa.table({"image_id": ["a"], "uri": ["x"], "shot": far}), path)
+    with pytest.raises(ManifestError, match=r"column 'shot' cannot be read as .* out of bounds"):
+        rows(path)
+
+
 def test_a_column_name_that_is_no_text_is_an_error_of_its_file(tmp_path):
     path = tmp_path / "m.csv"
     path.write_bytes(b"image_id,uri,\xe2\x28\xa1\na,b,c\n")
