@@ -11,7 +11,7 @@ VARIANT ?= cpu
 BENCHMARKS := startup planning "shard_cost --shards 1000 2000 4000" "memory --rows 10000 100000" overhead \
   embedding_rivals ofa_speed clip_speed mplug_speed
 
-.PHONY: demo test check bench lock licenses sbom audit clean
+.PHONY: demo test check bench chaos lock licenses sbom audit clean
 
 demo: $(STAMP)  ## Install, run the main job on 64 drawn scenes, show the result.
 	$(VENV)/bin/tagline demo
@@ -30,6 +30,9 @@ bench: $(STAMP)  ## Measure everything (hours on two cores) and write tests/benc
 	$(VENV)/bin/python -m pip install --quiet --editable '.[bench]'
 	for name in $(BENCHMARKS); do $(VENV)/bin/python -m tests.benchmarks.$$name || echo "not measured: $$name" >&2; done
 	$(VENV)/bin/python -m tests.benchmarks.results
+
+chaos: $(STAMP)  ## Inject every fault at three random points (half an hour on two cores) and write the README's table.
+	$(VENV)/bin/python -m tests.benchmarks.chaos
 
 lock: $(TOOLS)  ## Write infra/locks anew from pyproject.toml; UPGRADE=--upgrade for newer versions.
 	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH infra/locks/make.sh $(UPGRADE)

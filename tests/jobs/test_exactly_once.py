@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests import chaos
-from tests.chaos import Kill
+from tests.chaos import gate as chaos
+from tests.chaos.gate import Kill
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 

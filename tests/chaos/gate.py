@@ -25,7 +25,7 @@ from PIL import Image
 from jobs.table import open_table
 from tests import s3
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 BUCKET = "photos"
 TABLE = f"s3://{BUCKET}/table"
 SECONDS = 500  # for one driver on a busy machine

@@ -1,0 +1,40 @@
+"""Faults of models: weights that give no numbers."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from tests import tiny
+from tests.chaos.fault import Fault
+from tests.chaos.life import Life
+
+BROKEN = {"nan": float("nan"), "inf": float("inf")}
+
+
+def not_finite(point: random.Random, life: Life) -> None:
+    """Weights of an embedder that hold no number; with good ones the same command works."""
+    life.grow(12)
+    directory = tiny.checkpoint("chinese_clip_mini", folder=life.folder / "model")
+    path = directory / "pytorch_model.bin"
+    good = path.read_bytes()
+    _break(path, BROKEN[point.choice(sorted(BROKEN))])
+    life.config["operators"]["embedding"] = {"use": "embedder", "model": str(directory)}
+    stopped = life.run(code=1)
+    assert "model " in stopped.message, stopped.text
+    assert "limits.error_fraction" in stopped.message, stopped.text
+    path.write_bytes(good)
+    life.until_done()
+    vectors = life.opened().read(["embedding"])["embedding"]
+    assert vectors.null_count == 0, f"{vectors.null_count} rows without a vector"
+
+
+def _break(path: Path, value: float) -> None:
+    state = torch.load(path, weights_only=True)
+    state["visual.proj"][0] = value
+    torch.save(state, path)
+
+
+FAULTS = (
+    Fault("embedding not a number or infinite", not_finite, "rows `model`, exit 1", is_short=False),
+)
