@@ -192,7 +192,8 @@ class Life:
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def until_parts(self, running: Running, count: int) -> bool:
-        """Waits until so many more parts were put; whether the command still runs then."""
+        """Waits for the plan, and for so many parts; whether the command still runs then."""
+        running.until("event=planned")
         before = len(self.parts())
         while not running.has_ended:
             if len(self.parts()) >= before + count:
@@ -249,7 +250,7 @@ class Reader:
     def _poll(self) -> None:
         last = -1
         while not self._ended.wait(0.3):
-            with suppress(TableError, OSError):  # of a table that a fault damages: no rows, no lie
+            with suppress(TableError, OSError, pa.ArrowInvalid):  # damaged: no rows, so no lie
                 table = open_table(self.path)
                 if table is not None and table.version != last:
                     ids = table.read(["image_id"])["image_id"]
