@@ -223,6 +223,7 @@ class _Run:
 
     def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:
         """Puts the part of each shard; Ray is started unless all are few and only copied."""
+            batch_seconds=config.limits.batch_timeout.total_seconds(),
         if len(shards) <= FEW_SHARDS and not any(shard.due for shard in shards):
             for shard in shards:
                 yield close_shard(self.work, open_shard(self.work, shard))

@@ -3,9 +3,9 @@
 A block is a parcel: one row that holds the shard's table in Arrow's stream format. So Ray can
 neither split a shard nor put two together, and asks for no batch size where there are GPUs.
 
-A fault of the set-up travels to the driver in the parcel. An actor that dies is started again and
-given the shard once more; Ray's own defaults would retry for ever. When it dies again Ray drops the
-block, and the driver finds the shard without a part.
+A fault of the set-up travels to the driver in the parcel. An actor that dies, or hangs and is
+ended, is started again and given the shard once more; Ray's own defaults would retry for ever. When
+it dies again Ray drops the block, and the driver finds the shard without a part.
 """
 
 import json
@@ -25,6 +25,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.read_api import from_blocks
 
+from jobs.batch_timer import BatchTimer
 from jobs.parts import PartReport, read_report
 from jobs.resources import TASK_CPUS, Allotment
 from jobs.shards import Shard
@@ -146,7 +147,8 @@ class _Stage:
 
     def __init__(self, work: Work, name: str, is_needed: bool, board: Any = None) -> None:
         self.work, self.name = work, name
-        self.answers = None if board is None else SharedAnswers(board, name)
+        self.timer = BatchTimer(work.batch_limit(name))
+        self.answers = None if board is None else SharedAnswers(board, name, self.timer.moves)
         self.actor = secrets.token_hex(4)
         self.fault: TaglineError | None = None
         if work.logs:
@@ -165,7 +167,10 @@ class _Stage:
             state = self._received(row, parcel)
             if isinstance(state, PartReport):
                 return _settled(report=state.to_json())
-            done = run_stage(self.work, self.name, state, answers=self.answers)
+            with self.timer:
+                done = run_stage(
+                    self.work, self.name, state, answers=self.answers, on_batch=self.timer.moves
+                )
             return _packed(replace(done, actors={**done.actors, self.name: self.actor}))
         except TaglineError as error:
             return _settled(fault=_named(error))
@@ -244,6 +249,15 @@ def _mapped(dataset: Dataset, function: Any, **options: Any) -> Dataset:
             function, batch_size=1, batch_format="pyarrow", **options
         )
     return mapped
+
+
+def free_resources() -> str:
+    """Says what the cluster has, and what of it is free, for people."""
+    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    named = (("CPU", "CPUs"), ("GPU", "GPUs"))
+    told = [f"{free.get(k, 0):g} of {total.get(k, 0):g} {n}" for k, n in named if k in total]
+    return f"free are {' and '.join(told) or 'no CPUs, as no machine has joined'}"
 
 
 def configure() -> None:

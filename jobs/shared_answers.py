@@ -56,13 +56,16 @@ def board_of(operators: Sequence[Operator], *, shards: int) -> Iterator[Any]:
 class SharedAnswers:
     """`operators.repeats.Answers` of one operator in one actor, by way of the board."""
 
-    def __init__(self, board: Any, name: str) -> None:
-        self._board = board
+    def __init__(
+        self, board: Any, name: str, on_claim: Callable[[], object] = lambda: None
+    ) -> None:
+        self._board, self._on_claim = board, on_claim
         actor = ray.get_runtime_context().get_actor_id()  # the same when it is started again
         self._claimant: Claimant = (name, str(actor))
 
     def claim(self, seen: Sequence[bytes], most: int) -> Claim:
         """Asks the board; without one, whatever is asked for is to be computed here."""
+        self._on_claim()
         if self._board is not None:
             try:
                 call = self._board.claim.remote(self._claimant, b"".join(seen), most)

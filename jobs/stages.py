@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 from jobs.event_log import Logs
 from jobs.parts import PartReport, patiently, put_part
 from jobs.shards import Plan, Shard, read_shard
-from operators.base import Operator, apply, stale_rows
+from operators.base import OnBatch, Operator, apply, stale_rows
 from operators.fetcher import Fetcher
 from operators.matcher import Matcher
 from operators.repeats import Answers
 from schemas.config import FETCH
 from schemas.enriched import ERROR, IMAGE_ENCODED, IS_DUE, key_column
+
+BATCH_SECONDS = 600.0  # of a call, unless the config says otherwise
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Work:
         batches: rows per call by operator, where given.
         rounds: that this run committed before, each of which may have tried a row.
         logs: how its processes log.
+        batch_seconds: that one call of an operator may take, `limits.batch_timeout`.
     """
 
     plan: Plan
@@ -43,11 +46,17 @@ class Work:
     batches: Mapping[str, int] = field(default_factory=dict)
     rounds: int = 0
     logs: Logs | None = None
+    batch_seconds: float = BATCH_SECONDS
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages in order."""
         return (FETCH, *(operator.name for operator in self.operators))
+
+    def batch_limit(self, stage: str) -> float | None:
+        """Seconds of one call; None of a stage that asks a server, which has limits of its own."""
+        is_remote = stage != FETCH and getattr(self.operator(stage), "is_remote", False)
+        return None if is_remote else self.batch_seconds
 
     def operator(self, name: str) -> Operator:
         """Looks up the operator of a stage."""
@@ -91,15 +100,31 @@ def open_shard(work: Work, shard: Shard) -> ShardState:
 
 
 def run_stage(
-    work: Work, name: str, state: ShardState, *, answers: Answers | None = None
+    work: Work,
+    name: str,
+    state: ShardState,
+    *,
+    answers: Answers | None = None,
+    on_batch: OnBatch | None = None,
 ) -> ShardState:
-    """Takes a shard through one stage; `answers` are of other shards. Errors as of `apply`."""
+    """Takes a shard through one stage.
+
+    Args:
+        work: what is done.
+        name: of the stage.
+        state: as the stage before has left it.
+        answers: of other shards.
+        on_batch: told before each call of the operator which rows it gets.
+
+    Raises:
+        Exception: as of `apply`.
+    """
     begun = time.perf_counter()
     if name == FETCH:
-        table = work.fetcher(state.table)
+        table = work.fetcher(state.table, on_batch=on_batch)
         state = replace(state, table=table, fetched=_fetched(table[IMAGE_ENCODED]))
     else:
-        state = _computed(work, name, state, answers)
+        state = _computed(work, name, state, answers, on_batch)
     return replace(state, busy={**state.busy, name: time.perf_counter() - begun})
 
 
@@ -133,7 +158,13 @@ def _fetched(encoded: pa.ChunkedArray) -> dict[str, int]:
     return {"rows": len(encoded) - encoded.null_count, "bytes": size}
 
 
-def _computed(work: Work, name: str, state: ShardState, answers: Answers | None) -> ShardState:
+def _computed(
+    work: Work,
+    name: str,
+    state: ShardState,
+    answers: Answers | None,
+    on_batch: OnBatch | None,
+) -> ShardState:
     """Runs an operator and counts the rows it computed; drops the images after their last use."""
     operator = work.operator(name)
     stale = stale_rows(operator, state.table)
@@ -145,6 +176,7 @@ def _computed(work: Work, name: str, state: ShardState, answers: Answers | None)
         fetch=work.fetcher.fill,
         answers=answers,
         on_copied=copied.append,
+        on_batch=on_batch,
     )
     done = table.select([n for n in table.column_names if n != IMAGE_ENCODED]).take(stale)
     done = done.filter(pc.equal(done[key_column(name)], operator.key))

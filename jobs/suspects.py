@@ -1,8 +1,9 @@
-"""Finds the rows that kill the process which computes them, and computes all the others.
+"""Finds the rows that kill or hang the process which computes them, and computes all the others.
 
-A suspect shard is run in halves in a process of its own. A half that comes back is done; one whose
-process dies is halved again, down to the poison rows. Each becomes an error row `crashed` that
-keeps what was computed before the stage it died in. The process is not Ray's: nothing is retried.
+A suspect shard is run in pieces in a process of its own. A piece that comes back is done; one whose
+process dies is cut around the batch that it died of, then in halves, down to the poison rows. Each
+becomes an error row `crashed`, or `timeout` where nothing came for so long that the process was
+ended, and keeps what was computed before. The process is not Ray's: nothing is retried.
 """
 
 import logging
@@ -11,6 +12,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -20,10 +22,10 @@ import pyarrow as pa
 from jobs.parts import PartReport
 from jobs.shards import Shard
 from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
-from operators.columns import Failure, nulled, stamped, with_columns, with_errors
+from operators.columns import Failure, Positions, nulled, stamped, with_columns, with_errors
 from schemas.config import FETCH
 from schemas.enriched import IMAGE_ENCODED, key_column
-from schemas.errors import RowFault, RunError, TaglineError
+from schemas.errors import ErrorCode, RowFault, RunError, TaglineError
 
 START_SECONDS = 600.0  # to import torch and read the weights from a slow disk
 
@@ -56,13 +58,17 @@ class _Death:
 
     Args:
         stage: that it was in.
+        code: of the error.
         reason: for the error's message.
         before: the rows as they entered that stage; None unless they were a single one.
+        batch: the first row that it was computing, and the one after the last; None if unknown.
     """
 
     stage: str
+    code: ErrorCode
     reason: str
     before: ShardState | None
+    batch: tuple[int, int] | None
 
 
 def _computed_in_halves(
@@ -78,22 +84,30 @@ def _computed_in_halves(
             yield outcome
         elif count == 1:
             logger.warning(
-                "event=row_crashed shard=%s stage=%s reason=%s",
+                "event=row_crashed shard=%s stage=%s code=%s reason=%s",
                 rows.shard.id,
                 outcome.stage,
+                outcome.code,
                 outcome.reason,
             )
             yield _crashed(work, outcome.before or rows, outcome)
         else:
-            half = (count + 1) // 2
-            waiting.append(replace(rows, table=rows.table.slice(half)))
-            waiting.append(replace(rows, table=rows.table.slice(0, half)))
+            for first, end in reversed(_pieces(count, outcome.batch)):
+                waiting.append(replace(rows, table=rows.table.slice(first, end - first)))
+
+
+def _pieces(count: int, batch: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Cuts rows around the batch that was computed last, or in halves where that is all of them."""
+    half = (count + 1) // 2
+    first, end = batch or (0, count)
+    cuts = (0, first, end, count) if end - first < count else (0, half, count)
+    return [(one, other) for one, other in pairwise(cuts) if one < other]
 
 
 def _crashed(work: Work, state: ShardState, death: _Death) -> ShardState:
     """The single row with its error; what its stage and later ones would write is null."""
     at = work.stages.index(death.stage)
-    fault = RowFault("crashed", death.reason)
+    fault = RowFault(death.code, death.reason)
     table = state.table
     for operator in work.operators:
         key = pa.field(key_column(operator.name), pa.string())
@@ -121,6 +135,15 @@ def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
     return ShardState(shard, table, **{name: added(name) for name in counted})
 
 
+@dataclass(frozen=True)
+class _Place:
+    """How far a process has come; the rest as of `_Death`."""
+
+    stage: str
+    before: ShardState | None = None
+    batch: tuple[int, int] | None = None
+
+
 class _OwnProcess:
     """A process that computes rows and may die of it; another is then started."""
 
@@ -140,20 +163,24 @@ class _OwnProcess:
     def run(self, state: ShardState) -> ShardState | _Death:
         """Computes all stages, unless that kills the process."""
         pipe = self._pipe or self._start()
-        stage, before = FETCH, None
+        at = _Place(FETCH)
         try:
             pipe.send(state)
-            while True:
+            while pipe.poll(self.work.batch_limit(at.stage)):
                 kind, *rest = pipe.recv()
                 if kind == "done":
                     return rest[0]  # type: ignore[no-any-return]
                 if kind == "fault":
                     raise rest[0]
                 if kind == "broken":
-                    return self._ended(stage, rest[0], before)
-                stage, before = rest
+                    return self._ended(at, reason=rest[0])
+                at = _Place(*rest) if kind == "enters" else replace(at, batch=rest[0])
         except (EOFError, ConnectionError):
-            return self._ended(stage, None, before)
+            return self._ended(at)
+        self._process.kill()
+        seconds = f"{self.work.batch_seconds:g} s"
+        reason = f"no answer came in {seconds} (limits.batch_timeout), so its process was ended"
+        return self._ended(at, code="timeout", reason=reason)
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -167,7 +194,7 @@ class _OwnProcess:
                 self._process.kill()
             answer = ours.recv()
         except EOFError:
-            death = self._ended(FETCH, None, None)
+            death = self._ended(_Place(FETCH))
             raise RunError(
                 f"a process of its own for suspect rows did not start: {death.reason}; the machine "
                 "may have too little memory for all the models at once"
@@ -176,12 +203,15 @@ class _OwnProcess:
             raise answer[1]
         return ours
 
-    def _ended(self, stage: str, reason: str | None, before: ShardState | None) -> _Death:
+    def _ended(
+        self, at: _Place, *, code: ErrorCode = "crashed", reason: str | None = None
+    ) -> _Death:
         assert self._pipe is not None
         self._pipe.close()
         self._pipe = None
         self._process.join()
-        return _Death(stage, reason or _how_it_ended(self._process.exitcode), before)
+        told = reason or _how_it_ended(self._process.exitcode)
+        return _Death(at.stage, code, told, at.before, at.batch)
 
 
 def _how_it_ended(status: int) -> str:
@@ -211,10 +241,13 @@ def _serve(work: Work, needed: tuple[str, ...], pipe: Connection) -> None:
 
 
 def _through_all_stages(work: Work, state: ShardState, pipe: Connection) -> ShardState:
+    def tell(batch: Positions) -> None:
+        pipe.send(("computes", (int(batch[0]), int(batch[-1]) + 1)))
+
     for name in work.stages:
         is_single = state.table.num_rows == 1
         pipe.send(("enters", name, _without_image(state) if is_single else None))
-        state = run_stage(work, name, state)
+        state = run_stage(work, name, state, on_batch=tell)
     return _without_image(state)
 
 

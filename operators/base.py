@@ -75,6 +75,7 @@ class Operator(Protocol):
 
 
 Fetch = Callable[[pa.Table], pa.Table]
+OnBatch = Callable[[Positions], object]
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
@@ -91,6 +92,7 @@ def apply(
     fetch: Fetch | None = None,
     answers: Answers | None = None,
     on_copied: Callable[[int], object] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> pa.Table:
     """Runs an operator over the rows that are due, healthy and stale.
 
@@ -112,6 +114,7 @@ def apply(
             `fetch`.
         answers: of calls for other tables, so that what they computed is copied too.
         on_copied: told how many rows were copied rather than computed.
+        on_batch: told which rows are computed next, before each call of the operator.
 
     Returns:
         `table`, in its order, with `operator.writes`, its key column, `error` and `enriched_at`
@@ -134,7 +137,7 @@ def apply(
         needed = _needed(operator, table, fetch)
         reads, is_fetched = operator.reads, fetch is not None
         seen = digests(operator.key, reads, table, stale, is_fetched=is_fetched)
-        compute = partial(_compute, operator, needed, rows=rows, fetch=fetch)
+        compute = partial(_compute, operator, needed, rows=rows, fetch=fetch, on_batch=on_batch)
         outcome = compute_once(compute, stale, seen, answers=answers, rows=rows)
     if on_copied:
         on_copied(outcome.copied)
@@ -175,6 +178,7 @@ def _compute(
     *,
     rows: int,
     fetch: Fetch | None,
+    on_batch: OnBatch | None,
 ) -> Outcome:
     """Computes micro-batches, and what each failure leaves of one, until all rows are settled."""
     outcome = Outcome()
@@ -184,6 +188,8 @@ def _compute(
         batch = waiting.pop()
         if not len(batch):
             continue
+        if on_batch:
+            on_batch(batch)
         stage, result = _attempt(operator, table, batch, fetch)
         if isinstance(result, pa.Table):
             outcome.settle(batch, result)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.base import FETCH_STAGE, Operator
+from operators.base import FETCH_STAGE, OnBatch, Operator
 from operators.columns import (
     BOOKKEEPING,
     Failure,
@@ -148,11 +148,12 @@ class Fetcher:
     def load(self) -> None:
         """Does nothing; a fetcher has no weights."""
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, *, on_batch: OnBatch | None = None) -> pa.Table:
         """Fetches the images of the rows that are due, healthy and stale for an operator.
 
         Args:
             table: a shard, with `uri`; whatever else is absent is made.
+            on_batch: told which rows are waited for, each time that one has come.
 
         Returns:
             The table, in its order. Bytes beyond `TRAVELLING_BYTES` are null in `image_encoded`:
@@ -162,7 +163,13 @@ class Fetcher:
         """
         table = self._with_columns(table)
         positions = self._wanted(table)
-        return self._merged(table, positions, self._fetch(table[URI].take(positions).to_pylist()))
+        uris = table[URI].take(positions).to_pylist()
+
+        def tell(done: int) -> None:
+            if on_batch and done < len(positions):
+                on_batch(positions[done : done + self.threads])  # they are fetched in this order
+
+        return self._merged(table, positions, self._fetch(uris, tell))
 
     def fill(self, table: pa.Table) -> pa.Table:
         """Fetches what is null in `image_encoded`; give it to `operators.base.apply` as `fetch`.
@@ -230,13 +237,19 @@ class Fetcher:
         is_open = pc.and_(is_due(table), pc.is_null(table[ERROR])).to_numpy()
         return np.flatnonzero(is_needed & is_open).astype(np.int64)
 
-    def _fetch(self, uris: Sequence[str | None]) -> list[Fetched | RowFault]:
-        """Fetches many, in order."""
+    def _fetch(
+        self, uris: Sequence[str | None], tell: Callable[[int], object] = lambda done: None
+    ) -> list[Fetched | RowFault]:
+        """Fetches many, in order; `tell` is told how many have come."""
         if not uris:
             return []
         budgets = _Budgets()
+        found: list[Fetched | RowFault] = []
         with ThreadPoolExecutor(min(self.threads, len(uris)), "fetch") as pool:
-            return list(pool.map(lambda uri: self._one(uri, budgets), uris))
+            for one in pool.map(lambda uri: self._one(uri, budgets), uris):
+                found.append(one)
+                tell(len(found))
+        return found
 
     def _one(self, uri: str | None, budgets: "_Budgets") -> Fetched | RowFault:
         try:

@@ -7,6 +7,7 @@ is checked by the function given as `check`; `operators.catalog.read_config` giv
 import difflib
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,12 +135,14 @@ class Limits(Strict):
         image_bytes: encoded; a number or `50 MB`.
         image_pixels: width x height; Pillow's own bound for a decompression bomb.
         attempts: tries of a transient error.
+        batch_timeout: for one call of an operator; a row that alone takes longer is a `timeout`.
     """
 
     error_fraction: float = Field(default=0.05, ge=0, le=1)
     image_bytes: ByteSize = Field(default=ByteSize(50_000_000), gt=0)
     image_pixels: int = Field(default=178_956_970, ge=1, le=178_956_970)
     attempts: int = Field(default=3, ge=1)
+    batch_timeout: Duration = Field(default=timedelta(minutes=10), gt=timedelta(0))
 
 
 class Allow(Strict):

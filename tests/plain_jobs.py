@@ -6,6 +6,7 @@
 Both can be told to go wrong on a row, in the ways that rows do go wrong.
 """
 
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
@@ -57,6 +58,7 @@ class Scaled:
 
     Args:
         poison: a value of `of` that kills the process, as a fault in a C library would.
+        stuck: a value of `of` that never comes back, and holds the interpreter's lock.
         broken: a value of `of` for which no answer can be computed.
         unreadable: whether its weights are damaged.
     """
@@ -69,13 +71,15 @@ class Scaled:
         of: str,
         factor: float = 2.0,
         poison: float | None = None,
+        stuck: float | None = None,
         broken: float | None = None,
         unreadable: bool = False,
         name: str = "scaled",
         upstream_keys: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.of, self.factor = name, of, factor
-        self.poison, self.broken, self.unreadable = poison, broken, unreadable
+        self.poison, self.stuck = poison, stuck
+        self.broken, self.unreadable = broken, unreadable
         self.reads = (of,)
         self.writes = pa.schema([(name, pa.float32())])
         self.description: Mapping[str, Any] = {
@@ -95,6 +99,8 @@ class Scaled:
         values = pc.cast(table[self.of], pa.float32())
         if self.poison is not None and self.poison in values.to_pylist():
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.stuck is not None and self.stuck in values.to_pylist():
+            ctypes.PyDLL(None).sleep(1_000_000)
         if self.broken is not None and self.broken in values.to_pylist():
             raise ArithmeticError(f"no answer for {self.broken:g}")
         return pa.table([pc.cast(pc.multiply(values, self.factor), pa.float32())], self.writes)

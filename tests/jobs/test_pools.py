@@ -61,7 +61,9 @@ def test_an_error_of_an_unknown_kind_ends_the_run_all_the_same():
     ids=["done", "faulty"],
 )
 def test_a_shard_that_is_done_or_faulty_passes_every_stage_untouched(parcel):
-    stage = pools._Stage(work=SimpleNamespace(logs=None), name="caption", is_needed=False)
+    stage = pools._Stage(
+        work=SimpleNamespace(logs=None, batch_limit={}.get), name="caption", is_needed=False
+    )
 
     assert stage(parcel) is parcel
     assert pools._put(None, parcel) is parcel

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs import suspects
 from jobs.enrich import _Run
 from jobs.observed import observed
 from jobs.plan import plan
@@ -39,6 +40,31 @@ def test_a_row_that_kills_its_process_becomes_an_error_row_and_its_neighbours_ar
     assert "SIGKILL" in crashed["error"]["message"]
     assert crashed["brightness_key"]
     assert not crashed["scaled_key"]
+
+
+def test_a_row_that_never_comes_back_is_ended_and_its_neighbours_are_right(tmp_path):
+    limits = {"batch_timeout": "2s"}
+    config = job.config(tmp_path, 40, scaled={"of": "number", "stuck": 3}, limits=limits)
+
+    report, rows = computed(config)
+
+    assert report.errors == {"timeout": 1}
+    assert [row["scaled"] for row in rows] == [0, 2, 4, None, 8, 10, 12, 14, 16, 18]
+    assert rows[3]["error"]["stage"] == "scaled"
+    assert rows[3]["error"]["message"].startswith("no answer came in 2 s (limits.batch_timeout)")
+
+
+@pytest.mark.parametrize(
+    ("batch", "pieces"),
+    [
+        (None, [(0, 5), (5, 9)]),
+        ((0, 9), [(0, 5), (5, 9)]),
+        ((3, 5), [(0, 3), (3, 5), (5, 9)]),
+        ((0, 4), [(0, 4), (4, 9)]),
+    ],
+)
+def test_rows_are_cut_around_the_batch_that_the_process_died_of(batch, pieces):
+    assert suspects._pieces(9, batch) == pieces
 
 
 def test_a_shard_that_was_suspected_wrongly_is_computed_like_any_other(tmp_path):
