@@ -173,7 +173,7 @@ class Captioner:
             one caption an image, in the order given; OFA's without punctuation, as published.
 
         Raises:
-            RowFaults: a score is not finite; names the position of the image.
+            RowFaults: a score is not finite, or nothing is said; names the position of the image.
 
         Source: OFA, arXiv:2202.03052; mPLUG, arXiv:2205.12005.
         """
@@ -185,7 +185,9 @@ class Captioner:
         chosen = [0] * len(found)
         if self.reranker:
             chosen = self.reranker.choose(images, [[text for text, _ in some] for some in found])
-        return [_caption(some, best) for some, best in zip(found, chosen, strict=True)]
+        captions = [_caption(some, best) for some, best in zip(found, chosen, strict=True)]
+        _check_said(captions)
+        return captions
 
     def _loaded(self) -> "OFACaptions | MPlugCaptions":
         if self._net is None:
@@ -259,6 +261,14 @@ def _check_finite(found: Sequence[Sequence[tuple[str, float]]]) -> None:
         for position, sentences in enumerate(found)
         if not sentences or not all(math.isfinite(score) for _, score in sentences)
     }
+    if faults:
+        raise RowFaults(faults)
+
+
+def _check_said(captions: Sequence[Caption]) -> None:
+    """An empty sentence says nothing of the image, and what reads it would judge nothing."""
+    fault = RowFault("model", "the caption is empty: the model finds no words for this image")
+    faults = {at: fault for at, caption in enumerate(captions) if not caption.text.strip()}
     if faults:
         raise RowFaults(faults)
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from operators.base import apply
-from operators.captioner import Caption, Captioner, Sentence
+from operators.captioner import Caption, Captioner, Sentence, _check_said
 from schemas.errors import ConfigError, ModelError, RowFaults
 from tests import tiny
 
@@ -237,3 +237,13 @@ def test_a_prompt_longer_than_the_net_has_positions_is_refused(tmp_path):
     folder = directory(tmp_path / "model", prompt=" word" * 1100, max_src_length=1100)
     with pytest.raises(ModelError, match="1102 tokens"):
         Captioner(folder).load()
+
+
+def test_an_image_that_nothing_is_said_of_is_a_fault_of_its_row():
+    words = ["a dog", " ", "a cat"]
+    captions = [Caption(text=text, score=-1.0, alternatives=()) for text in words]
+
+    with pytest.raises(RowFaults) as caught:
+        _check_said(captions)
+
+    assert {row: fault.code for row, fault in caught.value.faults.items()} == {1: "model"}
