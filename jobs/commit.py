@@ -267,7 +267,13 @@ def _parts(plan: Plan, shards: Sequence[Shard]) -> list[AddAction]:
 
 def _rows_of(path: str) -> int:
     arrow = storage.arrow_filesystem(path)
-    return int(pq.read_metadata(storage.inner_path(path), filesystem=arrow).num_rows)
+    try:
+        return int(pq.read_metadata(storage.inner_path(path), filesystem=arrow).num_rows)
+    except pa.ArrowInvalid as error:
+        raise RunError(
+            f"{path}: the part was damaged after it was put: {error}; nothing was written; run the "
+            "same command again, it computes that part anew"
+        ) from error
 
 
 def _add_action(plan: Plan, shard: Shard, file: storage.StoredFile) -> AddAction:

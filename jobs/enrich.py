@@ -160,6 +160,8 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
     if limit.is_telling:
         limit.check()
     portions = Portions(planned, reports, config.commit.every, note=run.note)
+    known = {report.shard for report in reports}
+    pending = [shard for shard in planned.shards if shard.id not in known]
     there, begun = len(reports), time.monotonic()
     if pending:
         due = sum(shard.due for shard in planned.shards)

@@ -5,6 +5,7 @@ counts what was computed before as if it had never been killed.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ STORE_PAUSE_SECONDS = 1.0  # before the second try; doubled before each further 
 READERS = 16  # footers read at once
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,18 @@ def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> P
     sink = pa.BufferOutputStream()
     pq.write_table(part, sink, compression="zstd")
     path, data = part_path(plan, shard), sink.getvalue().to_pybytes()
-    is_ours = patiently(lambda: storage.put_if_absent(path, data), f"put {path}")
-    return report if is_ours else read_report(plan, shard) or report
+    standing = None
+    while standing is None:
+        is_ours = patiently(lambda: storage.put_if_absent(path, data), f"put {path}")
+        standing = report if is_ours else read_report(plan, shard)
+    return standing
 
 
 def read_report(plan: Plan, shard: Shard) -> PartReport | None:
     """Reads how a part came about; None when there is no part yet.
+
+    Parts are put whole, so one that cannot be read was damaged since. No table has it yet: it is
+    removed, to be computed again.
 
     Raises:
         RunError: the store does not answer.
@@ -113,6 +122,10 @@ def read_report(plan: Plan, shard: Shard) -> PartReport | None:
             f"read {path}",
         )
     except FileNotFoundError:
+        return None
+    except pa.ArrowInvalid as error:
+        logger.warning("event=part_damaged path=%s reason=%r", path, str(error))
+        storage.delete(path)
         return None
     return PartReport.from_json(metadata[REPORT])
 

@@ -382,10 +382,10 @@ def _state_of(table: str, file: DataFile, position: int, schema: pa.Schema) -> p
         with pq.ParquetFile(storage.inner_path(path), filesystem=arrow) as opened:
             there = set(opened.schema_arrow.names)
             rows = opened.read([column for column in schema.names if column in there])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise TableError(
-            f"{path}: a data file of the table is gone; bring it back from a backup, or put the "
-            "table back to a version without it: `tagline history`, `tagline restore`"
+            f"{path}: a data file of the table is gone or damaged ({error}); bring it back from a "
+            "backup, or the table to a version without it: `tagline history`, `tagline restore`"
         ) from error
     made = {
         FILE: pa.repeat(pa.scalar(position, pa.int32()), rows.num_rows),

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import threading
 
 import polars as pl
@@ -10,6 +11,7 @@ from deltalake.exceptions import DeltaError
 from jobs import commit as commits
 from jobs import compaction, storage
 from jobs.commit import commit, commit_portion
+from jobs.parts import read_report
 from jobs.plan import Selection
 from jobs.portions import finished_portion
 from jobs.shards import part_path
@@ -175,6 +177,18 @@ def test_a_part_with_another_number_of_rows_is_named(folder):
 
     with pytest.raises(RunError, match=r"000000.parquet: has 1 rows, its shard 2"):
         commit(made)
+
+
+def test_a_part_that_was_cut_short_is_named_and_then_computed_anew(tmp_path):
+    made = ready(tmp_path, rows_for(20), actors=3)
+    path = part_path(made, made.shards[1])
+    os.truncate(path, 100)
+
+    with pytest.raises(RunError, match=rf"{path}: the part was damaged after it was put"):
+        commit(made)
+
+    assert read_report(made, made.shards[1]) is None
+    assert made.pending() == [made.shards[1]]
 
 
 def test_a_commit_whose_answer_was_lost_is_not_repeated(folder, monkeypatch):
