@@ -9,11 +9,15 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.interruption import KEPT, keeping_handler
 from schemas.config import Machines
 from schemas.errors import RunError
 
@@ -30,6 +34,8 @@ ENVIRONMENT = {  # of a Ray of its own
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else 1000: a new process a part
 }
 KNOCK_SECONDS = 10.0  # for a cluster's port to answer
+KNOCK_EVERY_SECONDS = 5.0
+LOST_SECONDS = 40.0  # without an answer; Ray waits 60 for a server that may come back
 START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
 MEMORY_LIMIT_FILES = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -81,13 +87,18 @@ def local_capacity() -> Capacity:
 
 @contextmanager
 def connected(
-    address: str | None = None, *, machines: Machines | None = None
+    address: str | None = None,
+    *,
+    machines: Machines | None = None,
+    on_lost: Callable[[str], object] = lambda message: None,
 ) -> Iterator[Capacity]:
     """Connects to Ray for the length of a `with`, starting one where no cluster is named.
 
     Args:
         address: of a cluster; else RAY_ADDRESS, else a Ray of its own.
         machines: that a cluster may grow to; a Ray of its own does not grow.
+        on_lost: told when Ray is gone for good, before this process is ended with exit code 1, as
+            Ray itself would end it a little later and say nothing of what is kept.
 
     Yields:
         What the cluster has, or may grow to.
@@ -102,14 +113,14 @@ def connected(
         yield _connected_capacity()
         return
     address = cluster_address(address)
-    logs = None
-    if address is None:
-        logs = _start()
-    else:
-        _join(address)
+    with keeping_handler():
+        logs = _start() if address is None else _join(address)
+    over = threading.Event()
     try:
+        _watched(address or "on this machine", over, on_lost)
         yield _connected_capacity().grown_to(machines if address else None)
     finally:
+        over.set()
         ray.shutdown()
     if logs:  # of interest only when something went wrong
         shutil.rmtree(logs, ignore_errors=True)
@@ -164,7 +175,7 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _join(address: str) -> None:
+def _join(address: str) -> Path | None:
     """Connects to a cluster; its logs are its own affair."""
     import ray
 
@@ -176,6 +187,29 @@ def _join(address: str) -> None:
             f"no Ray cluster answers at {address!r}: {error}; start one, or leave out --address "
             "and RAY_ADDRESS to run on this machine"
         ) from error
+    return None
+
+
+def _watched(where: str, over: threading.Event, on_lost: Callable[[str], object]) -> None:
+    """Starts a thread that knocks at Ray's own server until `over` is set."""
+    import ray
+
+    server = ray.get_runtime_context().gcs_address
+
+    def watch() -> None:
+        heard = time.monotonic()
+        while not over.wait(KNOCK_EVERY_SECONDS):
+            try:
+                knock(server)
+                heard = time.monotonic()
+            except OSError as error:
+                if time.monotonic() - heard > LOST_SECONDS and not over.is_set():
+                    message = f"Ray {where} is gone: {error}; {KEPT}"
+                    on_lost(message)
+                    print(f"tagline: {message}", file=sys.stderr, flush=True)
+                    os._exit(RunError.exit_code)
+
+    threading.Thread(target=watch, name="knocking", daemon=True).start()
 
 
 def knock(address: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jobs.bottleneck import Bottleneck, find_bottleneck
 from jobs.cluster import cluster_address, connected, local_capacity
@@ -36,6 +37,7 @@ from schemas.config import JobConfig
 from schemas.manifest_files import STORE_ERRORS
 
 THIS_MACHINE = "this machine"
+PLAN = "the plan: manifest and table are compared"
 NEW_AND_CHANGED = Selection()
 CLUSTER_ACTORS = 16  # of the largest pool, for cutting shards before a cluster was asked
 FEW_SHARDS = 64  # that only copy rows are run without Ray
@@ -81,10 +83,13 @@ def _brought_up_to_date(
     told: Observed,
 ) -> Summary:
     """Plans, runs and commits until nothing is left to do."""
+    told.waiting.begins(f"the manifest {config.manifest.path} to be listed")
     manifest = open_manifest(config)
     told.opened(manifest)
+    told.waiting.begins("models to be found, fetched and digested")
     operators = build_operators(config, manifest.schema.names, catalog=catalog)
     actors = actors_expected(config, operators, address)
+    told.waiting.begins(PLAN)
     planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     summary = Summary.of(planned)
     reports: list[PartReport] = []
@@ -93,6 +98,7 @@ def _brought_up_to_date(
         told.planned(planned)
         run = _Run(planned, config, operators, told, address=address, rounds=rounds)
         done = _completed(run, before=reports)
+        told.waiting.begins(f"the commit of {len(planned.shards)} parts to {planned.table}")
         rest = [report for report in done.reports if report.shard not in done.committed]
         version = commit(planned, committed=done.committed, note=run.note(rest))
         told.committed(version, done.reports)
@@ -107,6 +113,7 @@ def _brought_up_to_date(
         elif not planned.remaining:
             break
         rounds += 1
+        told.waiting.begins(PLAN)
         planned = plan(config, operators, selection=selection, manifest=manifest, actors=actors)
     return summary
 
@@ -150,9 +157,11 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
         RunError: too many rows ended in an error, or Ray gave up.
     """
     planned, config = run.planned, run.config
-    pending = planned.pending()
-    missing = {shard.id for shard in pending}
+    run.told.waiting.begins(f"the parts of {planned.table} to be listed")
+    missing = {shard.id for shard in planned.pending()}
     reports = read_reports(planned, [s for s in planned.shards if s.id not in missing])
+    known = {report.shard for report in reports}
+    pending = [shard for shard in planned.shards if shard.id not in known]
     limit = ErrorLimit(config.limits.error_fraction)
     transient = sum(report.transient for report in reports)
     for report in [*before, *reports]:
@@ -160,8 +169,6 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
     if limit.is_telling:
         limit.check()
     portions = Portions(planned, reports, config.commit.every, note=run.note)
-    known = {report.shard for report in reports}
-    pending = [shard for shard in planned.shards if shard.id not in known]
     there, begun = len(reports), time.monotonic()
     if pending:
         due = sum(shard.due for shard in planned.shards)
@@ -216,6 +223,7 @@ class _Run:
             batches={n: pool.batch for n, pool in config.resources.pools.items() if pool.batch},
             rounds=rounds,
             logs=told.logs,
+            batch_seconds=config.limits.batch_timeout.total_seconds(),
         )
 
     def note(self, reports: Sequence[PartReport]) -> Note:
@@ -225,21 +233,27 @@ class _Run:
 
     def parts(self, shards: Sequence[Shard]) -> Generator[PartReport]:
         """Puts the part of each shard; Ray is started unless all are few and only copied."""
-            batch_seconds=config.limits.batch_timeout.total_seconds(),
         if len(shards) <= FEW_SHARDS and not any(shard.due for shard in shards):
             for shard in shards:
                 yield close_shard(self.work, open_shard(self.work, shard))
             return
-        joined = connected(self.address, machines=self.config.resources.machines)
+        where = cluster_address(self.address) or THIS_MACHINE
+        self.told.waiting.begins(f"Ray on {where} to answer")
+        joined = connected(
+            self.address,
+            machines=self.config.resources.machines,
+            on_lost=self.told.failed,
+        )
         with joined as capacity, self.told.counted(len(shards)):
-            from jobs.pools import run_shards, run_suspects  # imports Ray
+            from jobs.pools import free_resources, run_shards, run_suspects  # imports Ray
 
-            where = cluster_address(self.address) or THIS_MACHINE
             allotments = allot(
                 self.operators, self.config.resources, capacity, where=where, work=self._work()
             )
             self.allotments = allotments
             suspects = {shard.id: shard for shard in shards}
+            left = partial(_shards_left, suspects, len(shards), free_resources)
+            self.told.waiting.begins(left)
             runs = run_shards(
                 self.work,
                 shards,
@@ -253,6 +267,7 @@ class _Run:
                         yield report
             if suspects:
                 logger.warning("event=suspect_shards count=%d", len(suspects))
+                self.told.waiting.begins(f"{len(suspects)} suspect shards, run in pieces")
                 yield from run_suspects(
                     self.work, list(suspects.values()), allotments, to_compute=self.to_compute
                 )
@@ -280,6 +295,11 @@ class _Run:
             rate = rates[operator.name] or (slowest if is_slow else math.inf)
             work[operator.name] = self.to_compute[operator.name] / rate
         return work
+
+
+def _shards_left(left: Collection[str], shards: int, free: Callable[[], str]) -> str:
+    """What a run of shards waits for."""
+    return f"{len(left)} of {shards} shards; {free()}"
 
 
 def _tell_cuts(reports: Sequence[PartReport]) -> None:

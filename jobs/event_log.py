@@ -62,6 +62,7 @@ def set_up(*, as_json: bool | None = None) -> None:
     root.addHandler(handler)
     is_watched = sys.stderr.isatty() and not formatter.as_json
     logging.getLogger("jobs").setLevel(logging.WARNING if is_watched else logging.INFO)
+    logging.getLogger("jobs.waiting").setLevel(logging.INFO)
     # whoever watches sees a run's bar, summary and error by themselves
     logging.getLogger("jobs.observed").setLevel(logging.CRITICAL if is_watched else logging.NOTSET)
 

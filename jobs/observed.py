@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from jobs import event_log
 from jobs.event_log import Logs
 from jobs.history import Note
+from jobs.interruption import ending_in_order
 from jobs.lineage import Dataset, Lineage
 from jobs.parts import PartReport
 from jobs.shards import Plan
 from jobs.summary import Summary, total
+from jobs.waiting import Waiting
 from operators.masking import without_secrets
 from schemas.config import JobConfig
 from schemas.manifest import Manifest
@@ -37,13 +39,16 @@ class Observed:
         logs: for its workers too.
         lineage: its events.
         begun: by the monotonic clock.
+        waiting: to be told what is waited for.
     """
 
     verb: str
     logs: Logs
     lineage: Lineage
     begun: float = field(default_factory=time.monotonic)
+    waiting: Waiting = field(default_factory=Waiting)
     _metrics: "RunMetrics | None" = None
+    _has_failed: bool = False
 
     @property
     def seconds(self) -> float:
@@ -91,6 +96,7 @@ class Observed:
 
     def part(self, report: PartReport) -> None:
         """Counts a shard that is done."""
+        self.waiting.moves()
         if self._metrics:
             self._metrics.count(report)
 
@@ -133,6 +139,15 @@ class Observed:
             summary.limiting_stage,
         )
 
+    def failed(self, why: str) -> None:
+        """Tells why it failed, once."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        told = without_secrets(why)
+        logger.error("event=run_failed seconds=%.1f error=%s", self.seconds, told)
+        self.lineage.fail(told)
+
 
 @contextmanager
 def observed(config: JobConfig, verb: str) -> Iterator[Observed]:
@@ -148,10 +163,9 @@ def observed(config: JobConfig, verb: str) -> Iterator[Observed]:
         logger.info("event=run_started verb=%s table=%s", verb, config.table)
         run.lineage.start()
         try:
-            yield run
+            with ending_in_order(run.failed), run.waiting:
+                yield run
         except BaseException as error:
-            told = without_secrets(f"{type(error).__name__}: {error}")
-            logger.error("event=run_failed seconds=%.1f error=%s", run.seconds, told)
-            run.lineage.fail(told)
+            run.failed(f"{type(error).__name__}: {error}")
             raise
         run.lineage.complete()

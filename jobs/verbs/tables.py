@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from jobs.interruption import ending_on_ctrl_c
 from jobs.verbs.options import Address, Config, Json, Overrides, print_json
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def enrich(
 
     checked = _config(config, overrides)
     selection = Selection(prune=prune, refresh=refresh)
-    _show_summary(job.run(checked, selection=selection, address=address), json_)
+    with ending_on_ctrl_c():
+        summary = job.run(checked, selection=selection, address=address)
+    _show_summary(summary, json_)
 
 
 @app.command(no_args_is_help=True)
@@ -154,7 +157,9 @@ def retry(
     from jobs.plan import Selection
 
     selection = Selection(retry=only or "errors")
-    _show_summary(job.run(_config(config, overrides), selection=selection, address=address), json_)
+    with ending_on_ctrl_c():
+        summary = job.run(_config(config, overrides), selection=selection, address=address)
+    _show_summary(summary, json_)
 
 
 def _config(path: Path, overrides: Sequence[str] | None) -> "JobConfig":

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import urllib.request
@@ -193,6 +194,21 @@ def test_a_lineage_server_learns_why_a_run_failed(tmp_path, server, monkeypatch)
     message = server.events[1]["run"]["facets"]["errorMessage"]["message"]
     assert message.startswith("RunError: 1 of 10 rows tried")
     assert "outputStatistics" not in server.events[1]["outputs"][0].get("outputFacets", {})
+
+
+def test_a_run_that_is_asked_to_end_tells_its_log_and_lineage_and_what_is_kept(
+    tmp_path, server, caplog
+):
+    kept = "tagline: ended by SIGTERM; parts already written are kept, and the same command goes on"
+    with (
+        pytest.raises(SystemExit, match=kept),
+        observed(job.config(tmp_path, 1), "enrich"),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert [event["eventType"] for event in server.events] == ["START", "FAIL"]
+    assert caplog.text.count("event=run_failed") == 1
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_lineage_server_that_hangs_costs_a_run_a_bounded_time(monkeypatch, caplog):
