@@ -23,8 +23,8 @@ from jobs.table import Table, open_table
 from schemas.errors import TableError
 from tests.chaos.command import Ended, Running
 
-ROWS = 120  # that a fault meets
-ROW_SECONDS = 0.02
+ROWS = 60  # that a fault meets
+ROW_SECONDS = 0.04
 MOST_RUNS = 6  # of the same command until it is done
 GREYS = 256
 
