@@ -6,9 +6,11 @@ becomes an error row `crashed`, or `timeout` where nothing came for so long that
 ended, and keeps what was computed before. The process is not Ray's: nothing is retried.
 """
 
+import ctypes
 import logging
 import multiprocessing
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +29,7 @@ from schemas.config import FETCH
 from schemas.enriched import IMAGE_ENCODED, key_column
 from schemas.errors import ErrorCode, RowFault, RunError, TaglineError
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that comes when the parent is gone
 START_SECONDS = 600.0  # to import torch and read the weights from a slow disk
 
 logger = logging.getLogger(__name__)
@@ -224,6 +227,8 @@ def _how_it_ended(status: int) -> str:
 
 def _serve(work: Work, needed: tuple[str, ...], pipe: Connection) -> None:
     """The process's own life: computes what it is sent, and says which stage it enters."""
+    if sys.platform == "linux":  # else one that hangs would outlive the job
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if work.logs:
         work.logs.begin()
     try:

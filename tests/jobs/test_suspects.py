@@ -1,5 +1,12 @@
 """Rows that kill the process which computes them."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from jobs import suspects
@@ -79,3 +86,32 @@ def test_a_model_that_cannot_be_read_is_no_fault_of_the_rows(tmp_path):
 
     with pytest.raises(ModelError, match="cut short"):
         computed(config)
+
+
+PARENT = """
+import sys, time
+from types import SimpleNamespace
+from jobs.suspects import _OwnProcess
+
+if __name__ == "__main__":
+    process = _OwnProcess(SimpleNamespace(logs=None), ())
+    process._start()
+    print(process._process.pid, flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_what_hangs_does_not_outlive_who_waits_for_it(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        child = Path("/proc", parent.stdout.readline().strip(), "stat")
+        assert child.exists()
+        os.kill(int(child.parent.name), signal.SIGSTOP)  # it reads no more of its pipe
+        parent.kill()
+
+    until = time.monotonic() + 10
+    while child.exists() and child.read_text().rpartition(") ")[2][0] not in "XZ":
+        assert time.monotonic() < until
