@@ -3,11 +3,12 @@
     python -m tests.benchmarks.chaos                       all, three points each
     python -m tests.benchmarks.chaos --only SIGTERM --points 10 --seed 1
 
-The first point of a fault meets a job with a Ray of its own, the others one on a cluster that
-stays. Each is followed by the same command until it is done, and by a comparison of the whole
-table. Prints a line a point, keeps all in results/chaos.json and writes the README's table anew.
-About half an hour on two cores; 1 when a row was lost, doubled or wrong, or a command did not say
-what it must.
+The faults of one pass meet one table after the other, which grows by 60 images each time. In the
+second pass each command has a Ray of its own, in the others they share a cluster. A fault is
+followed by the same command until it is done, and by a comparison of the whole table. Prints a line
+a point, keeps all in results/chaos.json, beside earlier points of the same commit, and writes the
+README's table anew. About forty minutes on two cores; 1 when a row was lost, doubled or wrong, or a
+command did not say what it must.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,14 @@ from typing import Any
 from tests.benchmarks.measuring import RESULTS, machine
 from tests.chaos import cluster, table_store
 from tests.chaos.catalog import FAULTS
-from tests.chaos.fault import Fault, NotHereError, Result, inject, new_life
-from tests.chaos.life import Law
+from tests.chaos.fault import Fault, NotHereError, Result, inject
+from tests.chaos.life import Law, Life
 
 FILE = RESULTS / "chaos.json"
 README = Path(__file__).parents[2] / "README.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- /faults -->)", re.DOTALL)
-
 POINTS = 3
+OWN_RAY = 1  # the pass in which commands have a Ray of their own
 COLUMNS = (
     "fault",
     "then",
@@ -54,67 +56,76 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="faults whose name this expression fits")
     parser.add_argument("--page-only", action="store_true", help="write the table of what was kept")
     given = parser.parse_args(arguments)
-    if given.page_only:
-        write_table()
-        return 0
     faults = [fault for fault in FAULTS if re.search(given.only, fault.name)]
     is_right = True
-    with cluster.running([2]) as nodes:
-        for fault in faults:
-            found = points_of(fault, given.points, given.seed, nodes)
-            is_right &= isinstance(found, list) and all(one.is_right for one in found)
-            keep(fault, found)
-            write_table()
+    for point in range(0 if given.page_only else given.points):
+        with Passage(own_ray=point % POINTS == OWN_RAY) as passage:
+            for fault in faults:
+                found = passage.inject(fault, given.seed + point)
+                is_right &= isinstance(found, str) or found.is_right
+                keep(fault, found)
+    write_table()
     return 0 if is_right else 1
 
 
-def points_of(fault: Fault, points: int, seed: int, nodes: cluster.Cluster) -> list[Result] | str:
-    """Injects a fault at its points, one after the other in one life; or says why it cannot be."""
-    results = []
-    with tempfile.TemporaryDirectory(prefix="tagline-chaos-") as folder:
-        life = None
+class Passage:
+    """One point of each fault, on one table as long as that is right."""
+
+    def __init__(self, *, own_ray: bool) -> None:
+        self.own_ray = own_ray
+        self._life: Life | None = None
+        self._all = ExitStack()
+
+    def __enter__(self) -> "Passage":
+        self._nodes = None if self.own_ray else self._all.enter_context(cluster.running([4]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.close()
+
+    def inject(self, fault: Fault, seed: int) -> Result | str:
+        """Injects a fault; or says why it cannot be."""
         try:
-            for point in range(points):
-                if life is None:
-                    life = new_life(fault, Path(folder) / str(point))
-                if point and not fault.is_alone:
-                    life.address, life.environment = nodes.address, dict(cluster.ENVIRONMENT)
-                try:
-                    result = inject(fault, life, seed + point)
-                except NotHereError as reason:
-                    print(f"{fault.name}: not here, {reason}", flush=True)
-                    return str(reason)
-                except Exception as error:
-                    traceback.print_exc()
-                    failure = f"{type(error).__name__}: {error}"
-                    result = Result(fault.name, seed + point, Law(-1, -1), (), 0.0, 0.0, failure)
-                results.append(result)
-                print(result, *result.law.wrong[:3], flush=True)
-                if not result.is_right:  # what comes after begins with a table that is right
-                    table_store.leave(life)
-                    life = None
-        finally:
-            if life is not None:
-                table_store.leave(life)
-    return results
+            life = self._life = self._life or self._new_life()
+            if fault.needs_disk and not table_store.is_on_small_disk(life):
+                return "nothing can be mounted"
+            result = inject(fault, life, seed)
+        except NotHereError as reason:
+            return str(reason)
+        except Exception as error:
+            traceback.print_exc()
+            failure = f"{type(error).__name__}: {error}"
+            result = Result(fault.name, seed, Law(-1, -1), (), 0.0, 0.0, failure)
+        print(result, *result.law.wrong[:3], flush=True)
+        if not result.is_right:
+            self._life = None
+        return result
+
+    def _new_life(self) -> Life:
+        folder = self._all.enter_context(tempfile.TemporaryDirectory(prefix="tagline-chaos-"))
+        life = Life(Path(folder))
+        if self._nodes:
+            life.address, life.environment = self._nodes.address, dict(cluster.ENVIRONMENT)
+        with suppress(NotHereError):
+            table_store.on_small_disk(life)
+        self._all.callback(table_store.leave, life)
+        life.grow()
+        life.run(code=0)
+        return life
 
 
-def keep(fault: Fault, found: list[Result] | str) -> None:
-    """Keeps what a fault came to, in place of what was kept of it before."""
+def keep(fault: Fault, found: Result | str) -> None:
+    """Keeps what a fault came to, beside its other points of this commit."""
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"faults": {}}
     told = machine()
-    short = [
-        asdict(
-            replace(one, failure=one.failure[:300], law=replace(one.law, wrong=one.law.wrong[:3]))
-        )
-        for one in (found if isinstance(found, list) else ())
-    ]
-    kept["faults"][fault.name] = {
-        "date": told["date"],
-        "commit": told["commit"],
-        "not_here": found if isinstance(found, str) else "",
-        "points": short,
-    }
+    row = kept["faults"].get(fault.name, {})
+    if row.get("commit") != told["commit"]:
+        row = {"date": told["date"], "commit": told["commit"], "points": []}
+    row["not_here"] = found if isinstance(found, str) else ""
+    if isinstance(found, Result):
+        law = replace(found.law, wrong=found.law.wrong[:3])
+        row["points"].append(asdict(replace(found, failure=found.failure[:300], law=law)))
+    kept["faults"][fault.name] = row
     kept["machine"] = told
     FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
@@ -122,14 +133,10 @@ def keep(fault: Fault, found: list[Result] | str) -> None:
 def write_table() -> None:
     """Writes what was kept into the README, in the order of the catalog."""
     kept = json.loads(FILE.read_text())
-    lines = [
-        line_of(fault, kept["faults"][fault.name])
-        for fault in FAULTS
-        if fault.name in kept["faults"]
-    ]
-    told = kept["machine"]
-    commits = sorted({one["commit"] for one in kept["faults"].values()})
-    points = sum(len(one["points"]) for one in kept["faults"].values())
+    faults, told = kept["faults"], kept["machine"]
+    lines = [line_of(fault, faults[fault.name]) for fault in FAULTS if fault.name in faults]
+    commits = sorted({one["commit"] for one in faults.values()})
+    points = sum(len(one["points"]) for one in faults.values())
     page = "\n".join(
         [
             f"| {' | '.join(COLUMNS)} |",

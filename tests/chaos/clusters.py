@@ -61,12 +61,12 @@ class _on:  # noqa: N801
 
 
 FAULTS = (
-    Fault("raylet of one of two nodes killed", kill_raylet, "exit 0", is_alone=True),
+    Fault("raylet of one of two nodes killed", kill_raylet, "exit 0", is_short=False),
     Fault(
         "whole cluster killed, rerun with other parallelism",
         kill_cluster,
         "exit 1 and what is kept",
-        is_alone=True,
+        is_short=False,
     ),
     Fault("one actor 10 times slower", slow_node, "exit 0"),
 )

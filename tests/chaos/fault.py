@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.chaos.life import Law, Life, Reader
 
@@ -27,16 +26,14 @@ class Fault:
             where it cannot be done.
         then: what must be true beside the law, for the table.
         is_short: whether it is part of the short form.
-        prepare: of a life before its first run, where the fault needs more than a folder.
-        is_alone: whether it needs a Ray of its own making, or spoils the life for other faults.
+        needs_disk: whether the table must lie on a small disk of its own.
     """
 
     name: str
     inject: Inject
     then: str = ""
     is_short: bool = True
-    prepare: Callable[[Life], None] | None = None
-    is_alone: bool = False
+    needs_disk: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,3 @@ def inject(fault: Fault, life: Life, seed: int) -> Result:
         time.monotonic() - begun,
         failure,
     )
-
-
-def new_life(fault: Fault, folder: Path, address: str | None = None) -> Life:
-    """A life in which one run was done, as a fault needs it."""
-    life = Life(folder, address)
-    if fault.prepare:
-        fault.prepare(life)
-    life.grow()
-    life.run(code=0)
-    return life

@@ -11,7 +11,7 @@ from tests.chaos.fault import Fault, NotHereError
 from tests.chaos.life import Life
 from tests.chaos.processes import GOES_ON
 
-DISK_BYTES = 40_000_000
+DISK_BYTES = 100_000_000
 MOMENT_SECONDS = 4.0
 
 
@@ -159,21 +159,21 @@ def _mount(*words: str) -> None:
 
 
 FAULTS = (
-    Fault("table's disk full for a moment", full_for_a_moment, prepare=on_small_disk),
-    Fault("table read-only for a moment", read_only_for_a_moment, prepare=on_small_disk),
+    Fault("table's disk full for a moment", full_for_a_moment, needs_disk=True),
+    Fault("table read-only for a moment", read_only_for_a_moment, needs_disk=True),
     Fault(
         "table's disk full",
         full,
         "exit 1 and what is kept",
         is_short=False,
-        prepare=on_small_disk,
+        needs_disk=True,
     ),
     Fault(
         "table read-only",
         read_only,
         "exit 1 and what is kept",
         is_short=False,
-        prepare=on_small_disk,
+        needs_disk=True,
     ),
     Fault("part cut short, driver killed", cut_part, "computed anew"),
     Fault("part cut short before the commit", cut_part_while_running, "exit 1: run again"),

@@ -11,7 +11,7 @@ from tests.chaos.fault import Fault
 from tests.chaos.gate import Kill
 from tests.chaos.life import Life
 
-ROWS, GROWN_ROWS = 1500, 1550
+ROWS, GROWN_ROWS = 600, 650
 PARTS = 10
 
 

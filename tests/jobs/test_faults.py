@@ -43,7 +43,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 @pytest.mark.parametrize("fault", SHORT, ids=lambda fault: fault.name)
 def test_one_row_per_image_whatever_happens(life: Life, fault: Fault) -> None:
-    if fault.prepare is table_store.on_small_disk and not table_store.is_on_small_disk(life):
+    if fault.needs_disk and not table_store.is_on_small_disk(life):
         pytest.skip("nothing can be mounted here")
     try:
         result = inject(fault, life, SEED)
