@@ -90,15 +90,15 @@ def connected(
     address: str | None = None,
     *,
     machines: Machines | None = None,
-    on_lost: Callable[[str], object] = lambda message: None,
+    on_lost: Callable[[str], object] | None = None,
 ) -> Iterator[Capacity]:
     """Connects to Ray for the length of a `with`, starting one where no cluster is named.
 
     Args:
         address: of a cluster; else RAY_ADDRESS, else a Ray of its own.
         machines: that a cluster may grow to; a Ray of its own does not grow.
-        on_lost: told when Ray is gone for good, before this process is ended with exit code 1, as
-            Ray itself would end it a little later and say nothing of what is kept.
+        on_lost: told when Ray is gone for good, before this process is ended with exit code 1;
+            without it Ray itself ends it a little later, and says nothing of what is kept.
 
     Yields:
         What the cluster has, or may grow to.
@@ -117,7 +117,8 @@ def connected(
         logs = _start() if address is None else _join(address)
     over = threading.Event()
     try:
-        _watched(address or "on this machine", over, on_lost)
+        if on_lost:
+            _watched(address, over, on_lost)
         yield _connected_capacity().grown_to(machines if address else None)
     finally:
         over.set()
@@ -190,11 +191,13 @@ def _join(address: str) -> Path | None:
     return None
 
 
-def _watched(where: str, over: threading.Event, on_lost: Callable[[str], object]) -> None:
-    """Starts a thread that knocks at Ray's own server until `over` is set."""
+def _watched(address: str | None, over: threading.Event, on_lost: Callable[[str], object]) -> None:
+    """Starts a thread that knocks at Ray's server until `over` is set."""
     import ray
 
-    server = ray.get_runtime_context().gcs_address
+    is_remote = address is not None and address.startswith("ray://")
+    server = address if is_remote and address else ray.get_runtime_context().gcs_address
+    where = f"at {address!r}" if address else "on this machine"
 
     def watch() -> None:
         heard = time.monotonic()

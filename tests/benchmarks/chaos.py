@@ -6,7 +6,7 @@
 The faults of one pass meet one table after the other, which grows by 60 images each time. In the
 second pass each command has a Ray of its own, in the others they share a cluster. A fault is
 followed by the same command until it is done, and by a comparison of the whole table. Prints a line
-a point, keeps all in results/chaos.json, beside earlier points of the same commit, and writes the
+a point, keeps all in results/chaos.json (`--more`: beside the points that are there) and writes the
 README's table anew. About forty minutes on two cores; 1 when a row was lost, doubled or wrong, or a
 command did not say what it must.
 """
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--points", type=int, default=POINTS, help="of each fault")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**6))
     parser.add_argument("--only", default="", help="faults whose name this expression fits")
+    parser.add_argument("--more", action="store_true", help="keep the points that are there")
     parser.add_argument("--page-only", action="store_true", help="write the table of what was kept")
     given = parser.parse_args(arguments)
     faults = [fault for fault in FAULTS if re.search(given.only, fault.name)]
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             for fault in faults:
                 found = passage.inject(fault, given.seed + point)
                 is_right &= isinstance(found, str) or found.is_right
-                keep(fault, found)
+                keep(fault, found, is_first=point == 0 and not given.more)
     write_table()
     return 0 if is_right else 1
 
@@ -114,13 +115,14 @@ class Passage:
         return life
 
 
-def keep(fault: Fault, found: Result | str) -> None:
-    """Keeps what a fault came to, beside its other points of this commit."""
+def keep(fault: Fault, found: Result | str, *, is_first: bool) -> None:
+    """Keeps what a fault came to, beside its other points unless it is the first."""
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"faults": {}}
     told = machine()
-    row = kept["faults"].get(fault.name, {})
-    if row.get("commit") != told["commit"]:
-        row = {"date": told["date"], "commit": told["commit"], "points": []}
+    row = kept["faults"].get(fault.name)
+    if row is None or is_first:
+        row = {"commits": [], "points": []}
+    row["commits"] = sorted({*row["commits"], told["commit"]})
     row["not_here"] = found if isinstance(found, str) else ""
     if isinstance(found, Result):
         law = replace(found.law, wrong=found.law.wrong[:3])
@@ -135,7 +137,7 @@ def write_table() -> None:
     kept = json.loads(FILE.read_text())
     faults, told = kept["faults"], kept["machine"]
     lines = [line_of(fault, faults[fault.name]) for fault in FAULTS if fault.name in faults]
-    commits = sorted({one["commit"] for one in faults.values()})
+    commits = sorted({commit for one in faults.values() for commit in one["commits"]})
     points = sum(len(one["points"]) for one in faults.values())
     page = "\n".join(
         [
