@@ -58,6 +58,7 @@ class Life:
     Args:
         folder: of its own.
         address: of a Ray cluster; None for a Ray of its own each time.
+        rows: that a fault meets.
         environment: of its commands.
         codes: errors that are meant, by number.
         shades: of pictures that were exchanged, by number.
@@ -67,6 +68,7 @@ class Life:
 
     folder: Path
     address: str | None = None
+    rows: int = ROWS
     environment: dict[str, str] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
     codes: dict[int, str] = field(default_factory=dict)
@@ -114,10 +116,10 @@ class Life:
         new.replace(self.switches)
         self.switches.with_suffix(".slow").unlink(missing_ok=True)
 
-    def grow(self, rows: int = ROWS) -> list[int]:
+    def grow(self, rows: int | None = None) -> list[int]:
         """Adds pictures, and a file of the manifest that names them; gives their numbers."""
         first = len(self.numbers)
-        new = list(range(first, first + rows))
+        new = list(range(first, first + (rows or self.rows)))
         for number in new:
             self.draw(number, number % GREYS)
         self.name(new, f"rows-{first:05d}")

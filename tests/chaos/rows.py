@@ -10,6 +10,7 @@ from tests.chaos.life import Life
 GROUP = Path("/sys/fs/cgroup/memory")
 GROUP_BYTES = 1_500_000_000
 BATCH_SECONDS = 8
+JUDGED_ROWS = 250  # a run is judged before its end from 200 rows on
 MANY = 0.3  # of the pictures, above limits.error_fraction
 
 
@@ -65,7 +66,7 @@ def _ends_as(life: Life, code: str, **harm: object) -> None:
 
 def too_many_errors(point: random.Random, life: Life) -> None:
     """Broken pictures above the limit: an early end that names them; a higher limit goes on."""
-    new = life.grow(300)
+    new = life.grow(JUDGED_ROWS)
     bad = point.sample(new, int(MANY * len(new)))
     for number in bad:
         (life.folder / "photos" / f"{number}.png").write_bytes(b"<html>not found</html>")

@@ -19,13 +19,14 @@ from tests.chaos.life import Life
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SEED = int(os.environ.get("TAGLINE_CHAOS_SEED") or random.SystemRandom().randint(0, 10**6))
+ROWS = 24
 SHORT = [fault for fault in FAULTS if fault.is_short]
 
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """A table on a small disk where one can be mounted, and a cluster that all faults share."""
-    life = Life(tmp_path_factory.mktemp("life"))
+    life = Life(tmp_path_factory.mktemp("life"), rows=ROWS)
     try:
         table_store.on_small_disk(life)
     except NotHereError as reason:
