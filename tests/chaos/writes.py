@@ -1,5 +1,6 @@
 """The driver killed at a chosen write to S3: before or after a part, or the commit, is there."""
 
+import logging
 import random
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ def kill_at_write(point: random.Random, life: Life) -> None:
     nth = point.randint(1, PARTS) if what == "part" else 1
     kill = Kill(point.choice(["before", "after"]), what, nth)  # type: ignore[arg-type]
     rows = point.choice([ROWS, GROWN_ROWS])
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the server names each request
     with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory() as folder:
         config = gate.write_config(Path(folder) / "job.json")
         with (
