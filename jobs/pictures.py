@@ -21,7 +21,7 @@ from schemas.errors import ConfigError, RowFault
 
 THREADS = 8
 TIMEOUT_SECONDS = 20.0
-RETRY_SECONDS = (0.5,)
+PATIENCE_SECONDS = 1.0
 THUMBNAIL_PIXELS = 220  # of the longer side
 THUMBNAIL_QUALITY = 78  # of JPEG
 
@@ -62,7 +62,7 @@ def read_policy(table: str, images: str | None) -> Policy:
 
 def fetcher_of(policy: Policy) -> Fetcher:
     """What fetches pictures to be looked at or copied; it waits for no store for long."""
-    return Fetcher([], policy, timeout_seconds=TIMEOUT_SECONDS, retry_seconds=RETRY_SECONDS)
+    return Fetcher([], policy, timeout_seconds=TIMEOUT_SECONDS, patience_seconds=PATIENCE_SECONDS)
 
 
 def fetch_all(fetcher: Fetcher, uris: Sequence[str | None]) -> list[Fetched | RowFault]:

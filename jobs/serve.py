@@ -38,7 +38,7 @@ TOKEN_CHARACTERS = 16  # of the shortest token that is no invitation to guess
 BACKLOG = 2048  # connections that the system keeps until they are taken
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, lest they ask a closed one
 URLS_AT_ONCE = 4  # images fetched together; each may be as large as is allowed
-URL_RETRY_SECONDS = (0.5,)  # a person waits
+URL_PATIENCE_SECONDS = 1.0  # a person waits
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def url_reader(config: ServedConfig, exempt: Sequence[str] = ()) -> Fetch:
         image_bytes=config.limits.image_bytes,
         pixel_limit=config.limits.image_pixels,
         timeout_seconds=config.serve.timeout.total_seconds(),
-        retry_seconds=URL_RETRY_SECONDS,
+        patience_seconds=URL_PATIENCE_SECONDS,
         exempt=exempt,
     )
     threads = ThreadPoolExecutor(URLS_AT_ONCE, "url")

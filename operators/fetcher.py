@@ -8,14 +8,12 @@ threads run.
 
 import hashlib
 import ipaddress
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +34,7 @@ from operators.columns import (
 )
 from operators.image_limits import PIXEL_LIMIT
 from operators.images import verified_bytes, verify
+from operators.patience import PATIENCE_SECONDS, Patience
 from operators.policy import Policy
 from operators.s3_objects import S3Objects
 from operators.sources import LocalFiles, Opened, Source
@@ -58,15 +57,10 @@ from schemas.errors import RowFault, RowFaults
 
 THREADS = 16
 TIMEOUT_SECONDS = 60.0  # for one try of one file
-RETRY_SECONDS = (0.5, 1.5, 4.5)  # waited before each further try of a transient fault
-OUTAGE_SECONDS = 30.0  # a store that stayed away is then tried only once an image
 READING_BYTES = 128_000_000  # of files being read and checked, all threads together
 TRAVELLING_BYTES = 256_000_000  # of encoded images that leave with a shard
 DECODING_BYTES = 64_000_000  # of pixels while images are checked, all threads together
 KEY_PATTERN = "^[0-9a-f]{16}$"  # of `operators.base.fingerprint`: no other text is voided
-
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ class Fetcher:
         pixel_limit: the largest image that is decoded, `limits.image_pixels`.
         threads: files read at once.
         timeout_seconds: for one try of one file.
-        retry_seconds: waited before each further try.
+        patience_seconds: one file is tried again for, after a fault that may pass.
         exempt: networks that http(s) may reach though they are not public; for tests.
     """
 
@@ -122,14 +116,14 @@ class Fetcher:
         pixel_limit: int = PIXEL_LIMIT,
         threads: int = THREADS,
         timeout_seconds: float = TIMEOUT_SECONDS,
-        retry_seconds: Sequence[float] = RETRY_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
         exempt: Sequence[str] = (),
     ) -> None:
         self.policy = policy
         self.image_bytes = image_bytes
         self.pixel_limit = pixel_limit
         self.threads = threads
-        self.retry_seconds = tuple(retry_seconds)
+        self.patience = Patience(patience_seconds)
         self.keys = {
             key_column(operator.name): operator.key
             for operator in operators
@@ -143,7 +137,6 @@ class Fetcher:
             "s3": S3Objects(connections=threads, timeout_seconds=timeout_seconds),
             "http": WebPages(policy, timeout_seconds=timeout_seconds, exempt=networks),
         }
-        self._outages: dict[str, float] = {}
 
     def load(self) -> None:
         """Does nothing; a fetcher has no weights."""
@@ -220,9 +213,13 @@ class Fetcher:
         try:
             place = self.policy.place(uri)
             source = self._sources[place.kind]
-            return self._patiently(place.host, lambda: source.etag(place)) != etag
+            return self.patience.ask(place.host, lambda: source.etag(place)) != etag
         except RowFault:
             return False
+
+    def retries(self) -> Counter[str]:
+        """Tries beyond an image's first since this was last called, by the code that failed."""
+        return self.patience.counted()
 
     def _with_columns(self, table: pa.Table) -> pa.Table:
         keys = [pa.field(name, pa.string()) for name in self.dependent_keys]
@@ -260,26 +257,9 @@ class Fetcher:
                 with source.opened(place) as opened:
                     return self._read(opened, budgets)
 
-            return self._patiently(place.host, read)
+            return self.patience.ask(place.host, read)
         except RowFault as fault:
             return fault
-
-    def _patiently(self, host: str, call: Callable[[], Answer]) -> Answer:
-        """Tries again after a transient fault, unless the store was away only just now."""
-        for delay in (*self.retry_seconds, None):
-            try:
-                answer = call()
-            except RowFault as fault:
-                is_away = time.monotonic() < self._outages.get(host, -math.inf)
-                if fault.transient and (delay is None or is_away):
-                    self._outages[host] = time.monotonic() + OUTAGE_SECONDS
-                if not fault.transient or delay is None or is_away:
-                    raise
-            else:
-                self._outages.pop(host, None)
-                return answer
-            time.sleep(delay)
-        raise AssertionError("the last try returns or raises")
 
     def _read(self, opened: Opened, budgets: "_Budgets") -> Fetched:
         """Reads and checks one file, as soon as there is room for it."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from operators.policy import Place
-from operators.sources import Opened
+from operators.sources import CONNECT_SECONDS, SILENT_SECONDS, Opened
 from schemas.errors import RowFault
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class S3Objects:
     Args:
         connections: kept open at once.
         timeout_seconds: for one try of one file, to its last byte; s3fs counts the time to the
-            first byte and that for all bytes apart.
+            first byte and that for all bytes apart. Silence ends a try earlier.
     """
 
     def __init__(self, *, connections: int, timeout_seconds: float) -> None:
@@ -103,11 +103,12 @@ class S3Objects:
         from obstore.store import S3Store
 
         address = self._account.address(bucket)
-        seconds = datetime.timedelta(seconds=self.timeout_seconds)
+        connecting, silent = _shorter(self.timeout_seconds)
         client: ClientConfig = {
             "allow_http": True,
-            "connect_timeout": seconds,
-            "timeout": seconds,
+            "connect_timeout": datetime.timedelta(seconds=connecting),
+            "read_timeout": datetime.timedelta(seconds=silent),
+            "timeout": datetime.timedelta(seconds=self.timeout_seconds),
             "pool_max_idle_per_host": str(self.connections),
         }
         return S3Store(
@@ -127,6 +128,11 @@ class S3Objects:
     def _faults(self, place: Place) -> Iterator[None]:
         with _faults(place, self.timeout_seconds):
             yield
+
+
+def _shorter(timeout_seconds: float) -> tuple[float, float]:
+    """Seconds for connecting, and without a byte."""
+    return min(CONNECT_SECONDS, timeout_seconds), min(SILENT_SECONDS, timeout_seconds)
 
 
 class _Address(NamedTuple):
@@ -239,11 +245,12 @@ class _ByS3fs:
 
     def __init__(self, connections: int, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
+        connecting, silent = _shorter(timeout_seconds)
         self._options = {
             "max_pool_connections": connections,
-            "connect_timeout": timeout_seconds,
-            "read_timeout": timeout_seconds,
-            "retries": {"max_attempts": 1},
+            "connect_timeout": connecting,
+            "read_timeout": silent,
+            "retries": {"total_max_attempts": 1},
         }
 
     @contextmanager
@@ -281,7 +288,9 @@ class _ByS3fs:
     def _filesystem(self) -> Any:
         import s3fs
 
-        return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=self._options)
+        opened = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=self._options)
+        opened.retries = 1  # whoever reads tries again, and counts it
+        return opened
 
     def _wait(self, call: Callable[[], Coroutine[Any, Any, Any]], place: Place) -> Any:
         from fsspec.asyn import sync
@@ -333,7 +342,8 @@ def _faults(place: Place, timeout_seconds: float) -> Iterator[None]:
 
 
 def _timeout(uri: str, seconds: float) -> RowFault:
-    return RowFault("timeout", f"{uri}: no answer within {seconds} seconds", transient=True)
+    message = f"{uri}: no answer within {seconds:g} seconds, or silent for {SILENT_SECONDS:g}"
+    return RowFault("timeout", message, transient=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,6 +18,9 @@ from typing import Protocol
 from operators.policy import Place
 from schemas.errors import RowFault
 
+CONNECT_SECONDS = 10.0
+SILENT_SECONDS = 20.0  # without a byte, until a try of a file is given up
+
 
 @dataclass(frozen=True)
 class Opened:

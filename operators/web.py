@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from urllib.parse import quote, urljoin, urlsplit
 
 from operators.masking import shown
+from operators.patience import wished_seconds
 from operators.policy import Network, Place, Policy, check_addresses
-from operators.sources import Opened
+from operators.sources import SILENT_SECONDS, Opened
 from schemas.errors import RowFault
 
 MAX_REDIRECTS = 5
@@ -39,7 +40,8 @@ class WebPages:
 
     Args:
         policy: judges where a redirect leads.
-        timeout_seconds: for one file as a whole, redirects and all bytes included.
+        timeout_seconds: for one file as a whole, redirects and all bytes included; silence ends it
+            earlier.
         resolve: looks up addresses.
         exempt: networks that count as public; for tests, no config can set it.
     """
@@ -125,7 +127,7 @@ class WebPages:
             if left <= 0:
                 raise TimeoutError
             try:
-                plain = socket.create_connection((address, port), timeout=left)
+                plain = socket.create_connection((address, port), min(left, SILENT_SECONDS))
             except OSError as failed:
                 error = failed
                 continue
@@ -173,10 +175,11 @@ def _check_status(response: http.client.HTTPResponse, url: str) -> None:
     said = f"{url} answered {status} {response.reason}"
     if status in (401, 403, 451):
         raise RowFault("forbidden", said)
+    wished = wished_seconds(response.headers.get("Retry-After"))
     if status in (408, 504):
-        raise RowFault("timeout", said, transient=True)
+        raise RowFault("timeout", said, transient=True, wait_seconds=wished)
     if status in (425, 429) or status >= 500:
-        raise RowFault("unavailable", said, transient=True)
+        raise RowFault("unavailable", said, transient=True, wait_seconds=wished)
     if status != 200:
         raise RowFault("missing", said)
 
@@ -189,7 +192,10 @@ def _faults(url: str, deadline: float, timeout_seconds: float) -> Iterator[None]
         raise
     except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
         if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
-            message = f"{url}: not received within {timeout_seconds} seconds"
+            is_over = timeout_seconds <= SILENT_SECONDS or time.monotonic() >= deadline
+            silent = f"silent for {SILENT_SECONDS:g} seconds"
+            told = f"not received within {timeout_seconds:g} seconds" if is_over else silent
+            message = f"{url}: {told}"
             raise RowFault("timeout", message, transient=True) from error
         if isinstance(error, UnicodeError | http.client.InvalidURL):
             raise RowFault("policy", f"{url!r} is not a URL: {error}") from error

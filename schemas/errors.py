@@ -85,9 +85,12 @@ class RowFault(Exception):  # noqa: N818  it is a fault of data, not of the prog
         code: what kind of fault it is.
         message: for the person who reads the table; its first `MESSAGE_CHARACTERS` are kept.
         transient: whether the same row may succeed later.
+        wait_seconds: that the store asks to wait before the next try; does not travel.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, transient: bool = False) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, transient: bool = False, wait_seconds: float = 0.0
+    ) -> None:
         message = UNPRINTABLE.sub("\ufffd", message)
         if len(message) > MESSAGE_CHARACTERS:
             message = f"{message[: MESSAGE_CHARACTERS - 1]}…"
@@ -95,6 +98,7 @@ class RowFault(Exception):  # noqa: N818  it is a fault of data, not of the prog
         self.code = code
         self.message = message
         self.transient = transient
+        self.wait_seconds = wait_seconds
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles the three fields; Exception alone would lose the keyword."""

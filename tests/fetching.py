@@ -54,7 +54,7 @@ class Reads(Sees):
 def local(folder: Path, operators: Any = None, **options: Any) -> Fetcher:
     """A fetcher of a folder's images that waits for nothing."""
     chain = [Sees()] if operators is None else operators
-    return Fetcher(chain, Policy(str(folder)), retry_seconds=(0.0, 0.0), **options)
+    return Fetcher(chain, Policy(str(folder)), **{"patience_seconds": 0, **options})
 
 
 def shard(*uris: str | None, **columns: Any) -> pa.Table:

@@ -26,7 +26,9 @@ def run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(enrich._Run, "parts", parts)
     monkeypatch.setattr(
-        Fetcher.__init__, "__kwdefaults__", {**Fetcher.__init__.__kwdefaults__, "retry_seconds": ()}
+        Fetcher.__init__,
+        "__kwdefaults__",
+        {**Fetcher.__init__.__kwdefaults__, "patience_seconds": 0.0},
     )
 
 

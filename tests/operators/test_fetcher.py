@@ -227,30 +227,60 @@ class Flaky:
         return None
 
 
-@pytest.mark.parametrize(("failures", "code"), [(1, None), (2, None), (3, "unavailable")])
-def test_a_transient_fault_is_tried_again_before_it_is_an_error(folder, failures, code):
-    fetcher = local(folder, threads=1)
-    source = Flaky(failures, RowFault("unavailable", "down", transient=True))
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operators.patience.FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("operators.patience.LONGEST_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_transient_fault_is_tried_again_before_it_is_an_error(folder):
+    fetcher = local(folder, threads=1, patience_seconds=30)
+    source = Flaky(4, RowFault("unavailable", "down", transient=True))
     fetcher._sources["file"] = source
-    assert codes(fetcher(shard("0.png"))) == [code]
-    assert source.calls == 3 if code else failures + 1
+    assert codes(fetcher(shard("0.png"))) == [None]
+    assert fetcher.retries() == {"unavailable": 4}
 
 
 def test_a_lasting_fault_is_not_tried_again(folder):
-    fetcher = local(folder)
+    fetcher = local(folder, patience_seconds=30)
     source = Flaky(9, RowFault("forbidden", "no"))
     fetcher._sources["file"] = source
     fetcher(shard("0.png"))
     assert source.calls == 1
 
 
-def test_a_store_that_stays_away_is_tried_only_once_for_each_further_image(folder):
-    fetcher = local(folder, threads=1)
-    source = Flaky(99, RowFault("unavailable", "down", transient=True))
-    fetcher._sources["file"] = source
-    result = fetcher(shard("0.png", "1.png", "2.png"))
-    assert source.calls == 3 + 1 + 1
-    assert [error["transient"] for error in result["error"].to_pylist()] == [True] * 3
+@pytest.mark.usefixtures("no_pauses")
+def test_who_waits_for_a_store_holds_no_memory(folder, monkeypatch):
+    made, left = [], []
+
+    class Watched(fetcher_module._Budgets):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    class Stumbling(Flaky):
+        def opened(self, place: Any) -> Any:
+            from contextlib import nullcontext
+
+            def read(limit: int) -> bytes:
+                self.calls += 1
+                if self.calls > self.failures:
+                    return picture(0)
+                raise self.fault
+
+            return nullcontext(Opened(1_000, None, read))
+
+    def sleep(seconds: float) -> None:
+        budgets = (made[0].reading, made[0].decoding, made[0].travelling)
+        left.append([budget.total - budget.left for budget in budgets])
+
+    monkeypatch.setattr(fetcher_module, "_Budgets", Watched)
+    monkeypatch.setattr("operators.patience.time.sleep", sleep)
+    fetcher = local(folder, threads=1, patience_seconds=30)
+    fetcher._sources["file"] = Stumbling(3, RowFault("unavailable", "reset", transient=True))
+    assert codes(fetcher(shard("0.png"))) == [None]
+    assert left == [[0, 0, 0]] * 3
 
 
 def test_a_disk_that_fails_is_unavailable(folder, monkeypatch):
@@ -307,7 +337,7 @@ def stored(s3_bucket: str, s3_endpoint: str) -> str:
 
 def remote(bucket: str, **options: Any) -> Fetcher:
     policy = Policy(f"{bucket}/manifest/", buckets=(bucket.removeprefix("s3://"),))
-    return Fetcher([Sees()], policy, retry_seconds=(0.0,), **options)
+    return Fetcher([Sees()], policy, **{"patience_seconds": 0, **options})
 
 
 def test_objects_are_fetched_from_s3(stored):
@@ -321,7 +351,7 @@ def test_objects_are_fetched_from_s3(stored):
 
 
 def test_a_bucket_that_is_not_there_is_missing(stored):
-    fetcher = Fetcher([Sees()], Policy(), retry_seconds=())
+    fetcher = Fetcher([Sees()], Policy(), patience_seconds=0)
     assert codes(fetcher(shard("s3://no-such-bucket/x.png", f"{stored}/a b/0.png"))) == [
         "missing",
         None,
@@ -346,7 +376,7 @@ def test_a_store_that_refuses_is_forbidden(monkeypatch):
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
-        fetcher = Fetcher([Sees()], Policy(), retry_seconds=())
+        fetcher = Fetcher([Sees()], Policy(), patience_seconds=0)
         assert codes(fetcher(shard("s3://bucket/x.png"))) == ["forbidden"]
     finally:
         store.close()
@@ -382,7 +412,7 @@ def test_a_store_that_does_not_answer_times_out(monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.KEY)
-        fetcher = Fetcher([Sees()], Policy(), timeout_seconds=0.5, retry_seconds=())
+        fetcher = Fetcher([Sees()], Policy(), timeout_seconds=0.5, patience_seconds=0)
         result = fetcher(shard("s3://bucket/x.png"))
     assert codes(result) == ["timeout"]
     assert result["error"][0]["transient"].as_py() is True

@@ -172,7 +172,7 @@ def server() -> Iterator[Server]:
 def test_no_spelling_of_an_inner_address_is_connected_to(connections):
     uris = [f"http://{host}:8080/latest/meta-data/" for host in INSIDE]
     uris += [f"https://{host}/" for host in INSIDE]
-    fetcher = Fetcher([Sees()], Policy(is_typed=True), retry_seconds=(), timeout_seconds=2)
+    fetcher = Fetcher([Sees()], Policy(is_typed=True), patience_seconds=0, timeout_seconds=2)
     found = dict(zip(uris, codes(fetcher(shard(*uris))), strict=True))
     assert {uri: code for uri, code in found.items() if code != "policy"} == {}
     assert connections == []
@@ -186,7 +186,7 @@ def test_what_a_job_does_not_allow_is_neither_connected_to_nor_opened(
     looked_up: list[str] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: looked_up.append(host) or [])
     policy = Policy(str(tmp_path), buckets=("photos",), hosts=("images.example.com",))
-    fetcher = Fetcher([Sees()], policy, retry_seconds=(), timeout_seconds=2)
+    fetcher = Fetcher([Sees()], policy, patience_seconds=0, timeout_seconds=2)
     found = dict(zip(ELSEWHERE, codes(fetcher(shard(*ELSEWHERE))), strict=True))
     wrong = {uri: code for uri, code in found.items() if code not in ("policy", "missing")}
     assert wrong == {}
@@ -231,7 +231,7 @@ def test_a_name_that_moves_inside_between_two_hops_is_not_followed(server, conne
 def test_a_proxy_of_the_environment_leads_round_nothing(server, monkeypatch, connections):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{server.port}")
-    fetcher = Fetcher([Sees()], Policy(is_typed=True), retry_seconds=(), timeout_seconds=2)
+    fetcher = Fetcher([Sees()], Policy(is_typed=True), patience_seconds=0, timeout_seconds=2)
     assert codes(fetcher(shard("http://10.0.0.1/a.jpg", "http://169.254.169.254/"))) == [
         "policy",
         "policy",
