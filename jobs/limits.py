@@ -7,6 +7,14 @@ from schemas.errors import RunError
 
 LEAST_ROWS = 200  # tried, before a run may end early
 TOP_CODES = 3  # named when it does
+STORE_ADVICE = "the same command goes on when the store answers again"
+ADVICE = {  # where most errors are of one kind, and the set-up is to be blamed
+    "forbidden": "check the credentials, and that they may read these objects (s3:GetObject)",
+    "missing": "check the manifest's uris, and AWS_ENDPOINT_URL where it is set",
+    "policy": "check `allow` in the config",
+    "unavailable": STORE_ADVICE,
+    "timeout": STORE_ADVICE,
+}
 
 
 class ErrorLimit:
@@ -26,6 +34,7 @@ class ErrorLimit:
         self.tried = 0
         self.failed = 0
         self.codes: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
 
     def go_on_from(self, report: PartReport) -> None:
         """Counts a part of an earlier run."""
@@ -55,16 +64,28 @@ class ErrorLimit:
         """
         if self.tried == 0 or self.failed / self.tried <= self.fraction:
             return
-        top = ", ".join(f"{code} {count}" for code, count in self.codes.most_common(TOP_CODES))
         raise RunError(
             f"{self.failed} of {self.tried} rows tried ended in an error "
             f"({self.failed / self.tried:.1%}), more than limits.error_fraction={self.fraction:g} "
-            f"allows: {top}; nothing was committed and what was computed is kept; mend the cause, "
-            "or run the same command with a higher limits.error_fraction to commit as it is"
+            f"allows: {self._told()}; nothing was committed and what was computed is kept; mend "
+            "the cause, or run the same command with a higher limits.error_fraction to commit as "
+            "it is"
         )
+
+    def _told(self) -> str:
+        """The commonest codes, one of their errors, and what to look at."""
+        common = self.codes.most_common(TOP_CODES)
+        told = ", ".join(f"{code} {count}" for code, count in common)
+        for code, count in common[:1]:
+            if code in self.examples:
+                told += f"; such as {self.examples[code]!r}"
+            if code in ADVICE and count * 2 > self.codes.total():
+                told += f"; {ADVICE[code]}"
+        return told
 
     def _count(self, report: PartReport) -> None:
         new = Counter(report.errors) - Counter(report.repeated)
         self.tried += report.tried - sum(report.repeated.values())
         self.failed += new.total()
         self.codes.update(new)
+        self.examples = {**report.examples, **self.examples}

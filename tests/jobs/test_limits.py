@@ -58,3 +58,19 @@ def test_errors_that_were_there_before_the_run_are_not_counted():
 
 def test_a_run_that_tried_nothing_is_within_every_limit():
     ErrorLimit(0.0).check()
+
+
+def test_what_stopped_a_run_is_told_with_a_place_and_what_to_check():
+    limit = ErrorLimit(0.05)
+    refused = PartReport(
+        "s",
+        rows=512,
+        tried=512,
+        errors={"forbidden": 500, "missing": 12},
+        examples={"forbidden": "s3://photos/1.png: Access Denied", "missing": "s3://photos/2.png"},
+    )
+    with pytest.raises(
+        RunError,
+        match=r"forbidden 500, missing 12; such as 's3://photos/1\.png: Access Denied'; check",
+    ):
+        limit.count(refused)
