@@ -34,14 +34,15 @@ from jobs.history import Note
 from jobs.log_entry import put_entry
 from jobs.restore import was_restored_since
 from jobs.shards import Plan, Shard, part_path
-from jobs.table import Table, open_table, storage_options
+from jobs.store_patience import passes_for_delta, pause
+from jobs.table import Table, open_table, reason, storage_options
 from schemas.enriched import IMAGE_ID
 from schemas.errors import RunError, TableError
 from schemas.manifest_files import STORE_ERRORS
 from schemas.plain_types import plain_type
 
 logger = logging.getLogger(__name__)
-COMMIT_TRIES = 20  # each is lost only to another commit
+COMMIT_TRIES = 20  # each is lost to another commit, or to a store that gives no answer
 READ_THREADS = 16
 ID_SCHEMA = pa.schema([(IMAGE_ID, pa.string())])
 NO_NOTE = Note("enrich")
@@ -130,8 +131,8 @@ def _failing_as_a_run(plan: Plan) -> Iterator[None]:
         yield
     except (TableError, DeltaError, *STORE_ERRORS) as error:
         raise RunError(
-            f"{plan.table}: could not be committed: {type(error).__name__}: {error}; the parts are "
-            "kept: run the same command when the table can be read and written"
+            f"{plan.table}: could not be committed: {type(error).__name__}: {reason(error)}; the "
+            "parts are kept: run the same command when the table can be read and written"
         ) from error
 
 
@@ -162,7 +163,7 @@ def _commit(change: _Change) -> int:
     """Tries until the change is in the table, by this or by another process."""
     plan = change.plan
     checked: int | None = plan.table_version
-    for _ in range(COMMIT_TRIES):
+    for trial in range(1, COMMIT_TRIES + 1):
         table = open_table(plan.table)
         if table and was_restored_since(table, plan.table_version):
             raise RunError(
@@ -178,10 +179,12 @@ def _commit(change: _Change) -> int:
             checked = table.version if table else None
         try:
             version = _attempt(change, table)
-        except (CommitFailedError, DeltaError, FileExistsError) as error:
+        except (CommitFailedError, DeltaError, OSError) as error:
             now = open_table(plan.table)
             if (now.version if now else None) == (table.version if table else None):
-                raise
+                if not passes_for_delta(error):
+                    raise
+                pause(trial)  # for a store that gave no answer; if it comes late, it is found
             logger.info("event=commit_lost plan=%s error=%r", plan.id, str(error))
             continue
         logger.info(
@@ -193,8 +196,8 @@ def _commit(change: _Change) -> int:
         )
         return version
     raise RunError(
-        f"{plan.table}: lost {COMMIT_TRIES} commits to other writers; the parts are kept, "
-        "run the same command again"
+        f"{plan.table}: lost {COMMIT_TRIES} commits to other writers or to a store that does not "
+        "answer; the parts are kept, run the same command again"
     )
 
 

@@ -92,10 +92,12 @@ def _config(path: Path) -> Generator[Finding, None, JobConfig | None]:
 
 def _job(config: JobConfig) -> Iterator[Finding]:
     from jobs.health import job
+    from jobs.store_patience import hastily
 
-    yield job.manifest(config)
-    yield from job.table(config)
-    yield from job.models(config)
+    with hastily():
+        yield job.manifest(config)
+        yield from job.table(config)
+        yield from job.models(config)
     if "serve" in config.model_fields_set:
         yield machine.port(config.serve.host, config.serve.port)
 

@@ -28,6 +28,7 @@ class Note:
         rows: `written` in its files, `tried` and `failed` of them; and as planned.
         computed: rows by operator.
         errors: rows that failed, by code.
+        retries: tries of images beyond the first, by the code of what had failed.
         seconds: from the start of the run to the commit.
         limiting_stage: whose actors were busiest.
         is_portion: whether more of the same plan followed.
@@ -39,6 +40,7 @@ class Note:
     rows: Mapping[str, int] = field(default_factory=dict)
     computed: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     limiting_stage: str | None = None
     is_portion: bool = False

@@ -118,6 +118,7 @@ class Observed:
             },
             computed={name: computed[name] for name in plan.operators},
             errors=dict(errors.most_common()),
+            retries=dict(total(reports, "retries")),
             seconds=round(self.seconds, 3),
             limiting_stage=limiting_stage,
         )
@@ -132,9 +133,10 @@ class Observed:
     def done(self, summary: Summary) -> None:
         """Tells how it ended."""
         logger.info(
-            "event=run_done version=%s errors=%d seconds=%.1f limiting_stage=%s",
+            "event=run_done version=%s errors=%d retries=%d seconds=%.1f limiting_stage=%s",
             summary.version,
             sum(summary.errors.values()),
+            sum(summary.retries.values()),
             summary.seconds,
             summary.limiting_stage,
         )

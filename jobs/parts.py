@@ -6,7 +6,6 @@ counts what was computed before as if it had never been killed.
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -17,12 +16,13 @@ import pyarrow.parquet as pq
 
 from jobs import storage
 from jobs.shards import Plan, Shard, part_path, part_schema
+from jobs.store_patience import asked_again
 from schemas.errors import RunError
 from schemas.manifest_files import STORE_ERRORS
 
 REPORT = b"tagline.report"  # in a part's footer
-STORE_TRIES = 6  # of reading a shard or putting a part
-STORE_PAUSE_SECONDS = 1.0  # before the second try; doubled before each further one
+STORE_SECONDS = 60.0  # until a disk, or what the retries of S3 gave up, is asked no more
+EXAMPLE_CHARACTERS = 300  # of an error's message in a report
 READERS = 16  # footers read at once
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ class PartReport:
         repeated: those of rows that had an error before this run too, by code.
         transient: the other errors that may pass.
         failed: rows that ended in an error, by stage.
+        examples: the message of one error that is not `repeated`, by code.
+        retries: tries of images beyond the first, by the code of what had failed.
         fetched: `rows` and `bytes` of the images that were fetched.
         computed: rows by operator.
         copied: those of them that got the answer of another row with the same picture.
@@ -57,6 +59,8 @@ class PartReport:
     repeated: Mapping[str, int] = field(default_factory=dict)
     transient: int = 0
     failed: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
     fetched: Mapping[str, int] = field(default_factory=dict)
     computed: Mapping[str, int] = field(default_factory=dict)
     copied: Mapping[str, int] = field(default_factory=dict)
@@ -158,24 +162,23 @@ def reports_of_files(table: str, files: Sequence[str]) -> dict[str, PartReport]:
 
 
 def patiently(ask: Callable[[], T], what: str) -> T:
-    """Asks the store again while it does not answer, with growing pauses.
+    """Asks the store again while it does not answer, with growing pauses, and says so.
 
     Raises:
         FileNotFoundError: at once.
         RunError: at last, naming what was asked.
     """
-    pause_seconds = STORE_PAUSE_SECONDS
-    for trial in range(1, STORE_TRIES + 1):
-        try:
-            return ask()
-        except FileNotFoundError:
-            raise
-        except STORE_ERRORS as error:
-            if trial == STORE_TRIES or isinstance(error, PermissionError):
-                raise RunError(
-                    f"could not {what} in {trial} tries: {type(error).__name__}: {error}; parts "
-                    "already written are kept: run the same command when the store answers"
-                ) from error
-        time.sleep(pause_seconds)
-        pause_seconds *= 2
-    raise AssertionError("unreachable")
+    try:
+        return asked_again(ask, what, passes=_passes, seconds=STORE_SECONDS)
+    except FileNotFoundError:
+        raise
+    except STORE_ERRORS as error:
+        raise RunError(
+            f"could not {what}: {type(error).__name__}: {error}; parts already written are kept: "
+            "run the same command when the store answers"
+        ) from error
+
+
+def _passes(error: Exception) -> bool:
+    is_final = isinstance(error, FileNotFoundError | PermissionError)
+    return isinstance(error, STORE_ERRORS) and not is_final

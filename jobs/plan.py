@@ -26,6 +26,7 @@ from jobs.records import (
 )
 from jobs.shards import Plan, read_plan, write_plan
 from jobs.staleness import Comparison
+from jobs.store_patience import hastily
 from jobs.table import Table, check_texts, open_table, planned_schema
 from operators.base import Operator
 from operators.fetcher import Fetcher
@@ -273,7 +274,8 @@ def _size_of(uri: str, policy: Policy) -> int | None:
     try:
         place = policy.place(uri)
         path = {"file": place.path, "s3": f"s3://{place.host}/{place.path}"}.get(place.kind)
-        known = storage.stat(path) if path else None
+        with hastily():
+            known = storage.stat(path) if path else None
     except (RowFault, ValueError, *STORE_ERRORS):
         return None
     return known.size if known else None

@@ -32,6 +32,7 @@ from jobs.shards import Shard
 from jobs.shared_answers import SharedAnswers, board_of
 from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
 from jobs.suspects import compute_suspect
+from jobs.worker_lines import followed, forward
 from schemas import errors
 from schemas.config import FETCH
 from schemas.errors import RunError, TaglineError
@@ -41,7 +42,15 @@ TASK_RETRIES = 3  # of putting a part
 START_DEATHS = 3  # actors of a stage that may die one after the other while they start
 TASKS_PER_ACTOR = 2  # one at work, one whose block is on its way
 POISONED = 70  # exit status of an actor whose process can compute no more
-PROGRESS = ("computed", "copied", "cut", "busy", "fetched", "actors")  # of a `ShardState`
+PROGRESS = (
+    "computed",
+    "copied",
+    "cut",
+    "busy",
+    "retries",
+    "fetched",
+    "actors",
+)  # of a `ShardState`
 PARCEL_SCHEMA = pa.schema(
     [
         ("shard", pa.string()),  # Shard as JSON
@@ -80,7 +89,7 @@ def run_shards(
         TaglineError: a stage met a fault of the set-up; parts already put are kept.
     """
     configure()
-    with board_of(work.operators, shards=len(shards)) as board:
+    with board_of(work.operators, shards=len(shards)) as board, followed(work):
         dataset = _source(shards)
         for name in work.stages:
             stage = (work, name, bool(to_compute.get(name)), board)
@@ -153,6 +162,7 @@ class _Stage:
         self.fault: TaglineError | None = None
         if work.logs:
             work.logs.begin()
+        forward(work)
         if is_needed and name != FETCH:
             self._load()
 
@@ -196,6 +206,7 @@ class _Stage:
 
 def _put(work: Work, parcel: pa.Table) -> pa.Table:
     """Puts the part of a shard that has passed every stage."""
+    forward(work)
     row = _told(parcel)
     if row["report"] or row["fault"]:
         return parcel

@@ -28,6 +28,7 @@ class RunMetrics:
         self._done = _counter("shards_done", "Shards whose part was put.")
         self._rows = _counter("rows", "Rows that went through a stage.", "stage", "outcome")
         self._errors = _counter("errors", "Rows that ended in an error.", "code")
+        self._retries = _counter("retries", "Images asked for again, by what failed.", "code")
         self._operator_rows = _counter("operator_rows", "Rows an operator computed.", "operator")
         self._seconds = _counter("operator_seconds", "Seconds a stage was at work.", "operator")
         self._bytes = _counter("bytes", "Bytes of images that were fetched, encoded.")
@@ -47,6 +48,8 @@ class RunMetrics:
             _add(self._rows, rows, stage=stage, outcome="failed")
         for code, rows in report.errors.items():
             _add(self._errors, rows, code=code)
+        for code, tries in report.retries.items():
+            _add(self._retries, tries, code=code)
         for stage, seconds in report.busy.items():
             _add(self._seconds, seconds, operator=stage)
 

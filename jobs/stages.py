@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.event_log import Logs
-from jobs.parts import PartReport, patiently, put_part
+from jobs.parts import EXAMPLE_CHARACTERS, PartReport, patiently, put_part
 from jobs.shards import Plan, Shard, read_shard
 from operators.base import OnBatch, Operator, apply, stale_rows
 from operators.fetcher import Fetcher
@@ -74,6 +74,7 @@ class ShardState:
         copied: those of them that got the answer of another row with the same picture.
         cut: those of them with a text too long to be read to its end.
         busy: seconds by stage so far.
+        retries: tries of images beyond the first so far, by the code of what had failed.
         fetched: `rows` and `bytes` of the images that were fetched.
         actors: which actor took it through a stage.
     """
@@ -84,6 +85,7 @@ class ShardState:
     copied: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
     fetched: Mapping[str, int] = field(default_factory=dict)
     actors: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,7 +127,9 @@ def run_stage(
         state = replace(state, table=table, fetched=_fetched(table[IMAGE_ENCODED]))
     else:
         state = _computed(work, name, state, answers, on_batch)
-    return replace(state, busy={**state.busy, name: time.perf_counter() - begun})
+    retries = Counter(state.retries) + work.fetcher.retries()
+    busy = {**state.busy, name: time.perf_counter() - begun}
+    return replace(state, busy=busy, retries=dict(retries))
 
 
 def close_shard(work: Work, state: ShardState) -> PartReport:
@@ -142,6 +146,8 @@ def close_shard(work: Work, state: ShardState) -> PartReport:
         repeated=dict(Counter(error["code"] for error in repeated)),
         transient=sum(error["transient"] for error in new),
         failed=dict(Counter(error["stage"] for error in errors)),
+        examples={error["code"]: error["message"][:EXAMPLE_CHARACTERS] for error in new},
+        retries=state.retries,
         fetched=state.fetched,
         computed=state.computed,
         copied=state.copied,

@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 from fsspec.utils import glob_translate
 
+from jobs.store_patience import s3_filesystem
 from schemas import manifest_files
 from schemas.errors import ConfigError, TableError
 
@@ -78,10 +79,11 @@ def join(base: str, *parts: str) -> str:
 def filesystem(uri: str) -> Any:
     """Opens the fsspec filesystem that holds `uri`; listings are never cached.
 
-    The instance is shared within a process and opened anew in another.
+    The instance is shared within a process and opened anew in another. A store that does not
+    answer is asked again for minutes (`jobs.store_patience`).
     """
     if scheme_of(uri) == "s3":
-        return fsspec.filesystem("s3", use_listings_cache=False)
+        return s3_filesystem()
     return fsspec.filesystem("file")
 
 
@@ -254,9 +256,10 @@ def _probe_bucket(bucket: str, endpoint: str, folder: str) -> None:
     """
     name = hashlib.sha256(uuid.uuid4().bytes).hexdigest()[:16]
     uri = join(folder, "_tagline", "probes", name)
-    first, second = _put_s3(uri, PROBE_BYTES), _put_s3(uri, PROBE_BYTES)
+    _put_s3(uri, PROBE_BYTES)  # False after a first try whose answer was lost
+    is_replaced = _put_s3(uri, PROBE_BYTES)
     delete(uri)
-    if not first or second:
+    if is_replaced:
         raise TableError(
             f"s3://{bucket} at {endpoint or 'AWS'} ignores If-None-Match on PUT, so two writers "
             "could overwrite each other; keep the table on a store that honours conditional "

@@ -23,6 +23,7 @@ class Summary:
         computed: rows by operator, those of runs that this one went on with included.
         copied: those of them that got the answer of another row with the same picture.
         errors: rows tried that ended in an error, by code.
+        retries: tries of images beyond the first, by the code of what had failed.
         seconds: this run took.
         version: of the table; None when there is none yet.
         bottleneck: the stage whose actors were busiest; None when nothing was computed.
@@ -33,6 +34,7 @@ class Summary:
     computed: Mapping[str, int]
     copied: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     version: int | None = None
     bottleneck: Bottleneck | None = None
@@ -74,6 +76,7 @@ class Summary:
             computed={name: rows + computed[name] for name, rows in self.computed.items()},
             copied=Counter(self.copied) + total(reports, "copied"),
             errors=Counter(self.errors) + failed,
+            retries=Counter(self.retries) + total(reports, "retries"),
             version=version,
             bottleneck=bottleneck or self.bottleneck,
         )
@@ -90,7 +93,7 @@ class Summary:
 
 
 def total(reports: Sequence[PartReport], name: str) -> Counter[str]:
-    """Adds up what reports say of `errors`, `computed`, `copied`, `cut` or `busy`."""
+    """Adds up what reports say of `errors`, `computed`, `copied`, `cut`, `busy` or `retries`."""
     found: Counter[str] = Counter()
     for report in reports:
         found.update(getattr(report, name))
@@ -107,6 +110,8 @@ def show(summary: Summary, console: Console) -> None:
         grid.add_row("of them copied", _counts(summary.copied))
     if summary.errors:
         grid.add_row("failed in this run", _counts(summary.errors))
+    if summary.retries:
+        grid.add_row("images asked for again", _counts(summary.retries))
     grid.add_row("took", f"{summary.seconds:.1f} s")
     if summary.bottleneck:
         grid.add_row("limited by", _limit(summary.bottleneck))

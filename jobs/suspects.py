@@ -134,7 +134,7 @@ def _joined(shard: Shard, done: list[ShardState]) -> ShardState:
     def added(name: str) -> dict[str, Any]:
         return dict(sum((Counter(getattr(state, name)) for state in done), Counter[str]()))
 
-    counted = ("computed", "copied", "cut", "busy", "fetched")
+    counted = ("computed", "copied", "cut", "busy", "retries", "fetched")
     return ShardState(shard, table, **{name: added(name) for name in counted})
 
 

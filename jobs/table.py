@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from jobs import storage
+from jobs.store_patience import asked_again, delta_options, passes_for_delta
 from operators.base import Operator
 from schemas.enriched import (
     ENRICHED_AT,
@@ -80,7 +81,7 @@ def storage_options(path: str) -> dict[str, str]:
     """What deltalake must be told beside the AWS variables that it reads itself."""
     if storage.scheme_of(path) != "s3":
         return {}
-    options = {"AWS_REGION": os.environ.get("AWS_REGION", "")}
+    options = {**delta_options(), "AWS_REGION": os.environ.get("AWS_REGION", "")}
     options["AWS_REGION"] = options["AWS_REGION"] or os.environ.get(
         "AWS_DEFAULT_REGION", "us-east-1"
     )
@@ -100,14 +101,19 @@ def open_table(path: str, version: int | None = None) -> Table | None:
     """
     path = storage.normalise(path)
     try:
-        delta = DeltaTable(path, version=version, storage_options=storage_options(path))
+        options = storage_options(path)
+        delta = asked_again(
+            lambda: DeltaTable(path, version=version, storage_options=options),
+            f"open {path}",
+            passes=passes_for_delta,
+        )
     except TableNotFoundError:
         _check_free(path)
         return None
     except (DeltaError, OSError) as error:
         if os.path.isfile(path):
             _check_free(path)
-        raise TableError(f"{path}: the Delta table cannot be read: {_reason(error)}") from error
+        raise TableError(f"{path}: the Delta table cannot be read: {reason(error)}") from error
     schema = _arrow_schema(delta)
     _check_ours(path, delta, schema)
     return Table(path, delta.version(), schema, _data_files(path, delta), delta)
@@ -124,6 +130,12 @@ def existing_table(path: str) -> Table:
     if table is None:
         raise DatasetError(f"{path}: no table; write one with `tagline enrich`")
     return table
+
+
+def reason(error: Exception) -> str:
+    """What deltalake says, on one line and without colours or its own frames."""
+    lines = (ORNAMENTS.sub("", line).strip() for line in str(error).splitlines())
+    return ": ".join(line for line in lines if line and not FRAME.match(line))
 
 
 def planned_schema(
@@ -174,12 +186,6 @@ def check_texts(schema: pa.Schema, operators: Sequence[Operator]) -> None:
     ]
     if faults:
         raise ConfigError("\n".join(faults))
-
-
-def _reason(error: Exception) -> str:
-    """What deltalake says, on one line and without colours or its own frames."""
-    lines = (ORNAMENTS.sub("", line).strip() for line in str(error).splitlines())
-    return ": ".join(line for line in lines if line and not FRAME.match(line))
 
 
 def _same(wanted: pa.Field, there: pa.Field) -> bool:

@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from jobs.store_patience import hastily
 from jobs.table import open_table
 from schemas.errors import TableError
 from tests import plain_run as job
@@ -53,7 +54,7 @@ def test_a_damaged_log_is_named_on_one_line(tmp_path):
 def test_a_store_that_does_not_answer_is_named(monkeypatch, s3_bucket):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 
-    with pytest.raises(TableError, match=r"cannot be read: .*Connection refused"):
+    with hastily(), pytest.raises(TableError, match=r"cannot be read: .*Connection refused"):
         open_table(f"{s3_bucket}/table")
 
 
