@@ -11,7 +11,7 @@ VARIANT ?= cpu
 BENCHMARKS := startup planning "shard_cost --shards 1000 2000 4000" "memory --rows 10000 100000" overhead \
   embedding_rivals ofa_speed clip_speed mplug_speed
 
-.PHONY: demo test check bench chaos lock licenses sbom audit clean
+.PHONY: demo test check bench chaos soak lock licenses sbom audit clean
 
 demo: $(STAMP)  ## Install, run the main job on 64 drawn scenes, show the result.
 	$(VENV)/bin/tagline demo
@@ -33,6 +33,9 @@ bench: $(STAMP)  ## Measure everything (hours on two cores) and write tests/benc
 
 chaos: $(STAMP)  ## Inject every fault at three random points (half an hour on two cores) and write the README's table.
 	$(VENV)/bin/python -m tests.benchmarks.chaos
+
+soak: $(STAMP)  ## 100,000 images under failing requests and kills, about half an hour; RCLONE names rclone.
+	$(VENV)/bin/python -m tests.benchmarks.soak
 
 lock: $(TOOLS)  ## Write infra/locks anew from pyproject.toml; UPGRADE=--upgrade for newer versions.
 	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH infra/locks/make.sh $(UPGRADE)

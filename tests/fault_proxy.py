@@ -20,7 +20,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,9 +96,19 @@ class Proxy:
 
 
 @contextmanager
-def before(endpoint: str, *rules: Rule, seed: int = 0) -> Iterator[Proxy]:
-    """Runs a proxy before a server, for the length of a `with`."""
-    command = [sys.executable, "-m", "tests.fault_proxy", endpoint]
+def before(
+    endpoint: str, *rules: Rule, seed: int = 0, buckets: Mapping[str, str] | None = None
+) -> Iterator[Proxy]:
+    """Runs a proxy before a server, for the length of a `with`.
+
+    Args:
+        endpoint: of the server.
+        rules: as of `Proxy.arm`.
+        seed: of what fails by chance.
+        buckets: those that lie on other servers, with their endpoints.
+    """
+    others = [f"{bucket}={address}" for bucket, address in (buckets or {}).items()]
+    command = [sys.executable, "-m", "tests.fault_proxy", endpoint, *others]
     root = Path(__file__).parents[1]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         try:
@@ -168,10 +178,14 @@ class _Connection:
     """One connection of a client, and the one to the server that goes with it."""
 
     def __init__(
-        self, judge: _Judge, server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        judge: _Judge,
+        servers: Mapping[str, tuple[str, int]],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        self.judge, self.server, self.reader, self.writer = judge, server, reader, writer
-        self.there: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.judge, self.servers, self.reader, self.writer = judge, servers, reader, writer
+        self.there: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
     async def run(self) -> None:
         """Passes requests on until either side has enough."""
@@ -181,9 +195,8 @@ class _Connection:
         except (OSError, asyncio.IncompleteReadError, ValueError):
             self._abort()
         finally:
-            self.writer.close()
-            if self.there:
-                self.there[1].close()
+            for writer in (self.writer, *(writer for _, writer in self.there.values())):
+                writer.close()
 
     async def _one(self) -> bool:
         """Passes a request and its answer; whether the connection may go on."""
@@ -198,8 +211,12 @@ class _Connection:
             async for _ in _body(self.reader, head):
                 pass
             return await self._refuse(method, kind)
-        self.there = self.there or await asyncio.open_connection(*self.server, limit=HEAD_BYTES)
-        reader, writer = self.there
+        bucket = path.split("/")[1]
+        name = bucket if bucket in self.servers else ""
+        if name not in self.there:
+            address = self.servers[name]
+            self.there[name] = await asyncio.open_connection(*address, limit=HEAD_BYTES)
+        reader, writer = self.there[name]
         writer.write(head.without("expect"))
         async for piece in _body(self.reader, head):
             writer.write(piece)
@@ -310,14 +327,13 @@ async def _nothing() -> Any:
         yield piece
 
 
-async def _serve(to: str) -> None:
+async def _serve(servers: Mapping[str, tuple[str, int]]) -> None:
     """Runs until it is killed; prints both addresses once it listens."""
-    judge, parts = _Judge(), urlsplit(to)
-    server = (parts.hostname, parts.port)
+    judge = _Judge()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(PIECE_BYTES)
-        await _Connection(judge, server, reader, writer).run()
+        await _Connection(judge, servers, reader, writer).run()
 
     async def told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await _read_head(reader)
@@ -338,7 +354,16 @@ async def _serve(to: str) -> None:
     await asyncio.gather(*(door.serve_forever() for door in doors))
 
 
+def _servers(endpoint: str, others: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Host and port by bucket; that of all other buckets has no name."""
+    pairs = [("", endpoint), *(tuple(other.split("=", 1)) for other in others)]
+    parts = {bucket: urlsplit(address) for bucket, address in pairs}
+    return {bucket: (part.hostname or "", part.port or 80) for bucket, part in parts.items()}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("to", help="the server's endpoint")
-    asyncio.run(_serve(parser.parse_args().to))
+    parser.add_argument("endpoint", help="of the server")
+    parser.add_argument("others", nargs="*", help="BUCKET=ENDPOINT")
+    given = parser.parse_args()
+    asyncio.run(_serve(_servers(given.endpoint, given.others)))

@@ -1,4 +1,7 @@
-"""`python -m tests.plain_driver CONFIG.json`: enrich with the operators of tests, told as JSON."""
+"""`python -m tests.plain_driver CONFIG.json [errors]`: enrich with the operators of tests.
+
+Tells its summary as JSON; with `errors` it takes the rows with an error, as `retry` does.
+"""
 
 import json
 import logging
@@ -6,17 +9,20 @@ import sys
 from pathlib import Path
 
 from jobs import enrich
+from jobs.plan import Selection
 from operators.catalog import check_document
 from schemas.errors import TaglineError
 from tests.plain_jobs import CATALOG
 
 
-def main(path: str) -> int:
+def main(path: str, *words: str) -> int:
     """Runs the job and gives the exit code of the command."""
     logging.basicConfig(level=logging.INFO)
     config = check_document(json.loads(Path(path).read_text()), catalog=CATALOG)
+    selection = Selection(retry="errors" if "errors" in words else "due")
     try:
-        print(json.dumps(enrich.run(config, catalog=CATALOG).to_json()), flush=True)
+        summary = enrich.run(config, selection=selection, catalog=CATALOG)
+        print(json.dumps(summary.to_json()), flush=True)
     except TaglineError as error:
         print(f"tagline: {error}", file=sys.stderr)
         return error.exit_code
@@ -24,4 +30,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
