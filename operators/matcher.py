@@ -113,8 +113,8 @@ class Matcher:
         """Matches the image and the text of every row; rows of one image share the look at it.
 
         Raises:
-            RowFaults: names the rows whose image cannot be read, whose text is null or blank, or
-                whose probability is not finite.
+            RowFaults: names the rows whose image cannot be read, whose text is null, or whose
+                probability is not finite.
         """
         texts = table[self.text].to_pylist()
         _check_texts(texts, self.text)
@@ -229,7 +229,7 @@ def _check_texts(texts: Sequence[object], column: str) -> None:
     faults = {
         row: RowFault("model", f"{column!r} is {text!r} in this row; a text is needed")
         for row, text in enumerate(texts)
-        if not isinstance(text, str) or not text.strip()
+        if not isinstance(text, str)
     }
     if faults:
         raise RowFaults(faults)

@@ -18,7 +18,7 @@ from tests import mplug, tiny
 
 GOLDEN = tiny.DATA / "golden"
 RECIPES = ["mplug_retrieval_tiny", pytest.param("mplug_retrieval_mini", marks=pytest.mark.slow)]
-TEXTS = ["a cup", "cat.", "a cat a cup a cat?", "Ünknown 猫", ""]
+TEXTS = ["a cup", "", "cat.", "a cat a cup a cat?", "Ünknown 猫"]
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,6 @@ def test_a_row_that_cannot_be_matched_keeps_its_place_and_names_the_fault(matche
     done = apply(matcher, pa.concat_tables([good, broken, good.slice(0, 1)]))
     codes = [error and error["code"] for error in done["error"].to_pylist()]
     assert codes == [None, "model", "not_an_image", "not_an_image", None]
-    blank = apply(matcher, table(tiny.photographs()[:1], [" "]))
-    assert "'caption' is ' ' in this row; a text is needed" in blank["error"][0]["message"].as_py()
     assert "a text is needed" in done["error"][1]["message"].as_py()
     assert done["match"][4].as_py() == pytest.approx(matches[0][0].score, abs=1e-4)
 
