@@ -23,6 +23,7 @@ MOST_VALUES = 500_000  # numbers in the tags of a TIFF: places of its strips and
 MOST_SCANS = 100  # of a JPEG; encoders write about 10
 MOST_EXIF = 64  # segments of a JPEG; one holds 64 KiB
 MOST_RUN_BYTES = 4_000_000  # of a BMP in runs, which Pillow reads in Python
+MOST_RUN_PIXELS = 8_000_000  # of one; Pillow fills what is left of a line pixel by pixel
 RGB_BYTES = 4  # Pillow keeps RGB in four bytes a pixel
 _PIXEL_BYTES = {
     "1": 1,
@@ -81,6 +82,9 @@ def check_size(image: ImageFile.ImageFile, pixel_limit: int, *, is_turned: bool)
             f"{width} x {height} pixels are {width * height}; at most {pixel_limit} are allowed "
             "(limits.image_pixels)",
         )
+    if width * height > MOST_RUN_PIXELS and _has_runs(image):
+        found = f"{width} x {height} pixels of a BMP in runs"
+        raise RowFault("bomb", f"{found}; at most {MOST_RUN_PIXELS} are read: save it without")
     needed = decoding_bytes(image, is_turned=is_turned)
     if needed > DECODING_LIMIT:
         raise RowFault(
@@ -109,11 +113,15 @@ def beside_pixels(image: ImageFile.ImageFile) -> float:
     if image.format == "WEBP":
         return _WEBP_BYTES
     if image.format == "BMP":
-        return 2 if image.tile and image.tile[0][0] == "bmp_rle" else 0
+        return 2 if _has_runs(image) else 0
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive"):
         samples = [across * down for _, across, down, _ in image.layer]
         return 2 * sum(samples) / max(1, *samples)  # libjpeg holds 16 bits of each
     return 0
+
+
+def _has_runs(image: ImageFile.ImageFile) -> bool:
+    return bool(image.format == "BMP" and image.tile and image.tile[0][0] == "bmp_rle")
 
 
 def _strip_bytes(image: ImageFile.ImageFile) -> int:

@@ -303,9 +303,7 @@ LARGEST: dict[str, Callable[[], bytes]] = {  # that are let in, by what they tak
     "tiff: deflated strip": lambda: tiff_of(
         6_000, 6_000, compression=8, data=deflated_zeros(6_000 * 6_000)
     ),
-    "bmp: runs": lambda: bmp(
-        8_000, 8_000, bits=8, compression=1, data=(b"\xff\0" * 32 + b"\0\0") * 8_000
-    ),
+    "bmp: runs": lambda: bmp(2_800, 2_800, bits=8, compression=1, data=(b"\1\0" + b"\0\0") * 2_800),
 }
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png: header of 65,000 x 65,000": lambda: png(65_000, 65_000, data=b"x"),
@@ -395,6 +393,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "bmp: header of 65,000 x 65,000": lambda: bmp(65_000, 65_000, data=b""),
     "bmp: runs at the pixel limit": lambda: bmp(
         SIDE, SIDE, bits=8, compression=1, data=(b"\xff\0" * 53 + b"\0\0") * SIDE
+    ),
+    "bmp: one line of 67 million pixels that ends after one": lambda: bmp(
+        67_000_000, 1, bits=8, compression=1, data=b"\1\0" + b"\0\0"
     ),
     "bmp: 10 million runs of one pixel": lambda: bmp(
         SIDE, SIDE, bits=4, compression=2, data=b"\x01\0" * 10_000_000
