@@ -7,16 +7,13 @@ which refuses code. `operators.models.directory` tells what a directory holds.
 import hashlib
 import json
 import os
-import pickle
-import struct
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operators.models import pins, s3_copies
+from operators.models.pickled import read_pickle
 from schemas.errors import ModelError
 
 if TYPE_CHECKING:
@@ -30,22 +27,9 @@ HUBS = ("damo/", "iic/", "hf://")
 CONFIGURATIONS = ("configuration.json", "config.json")
 SUFFIXES = (".json", ".txt", ".yaml", ".bin", ".safetensors")  # decide what is computed
 WRAPPERS = ("state_dict", "model", "module")  # keys under which training scripts put a state dict
-DAMAGES = (  # what torch raises over a file that was cut or changed
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    OSError,
-    zipfile.BadZipFile,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    struct.error,
-)
 JSON_BYTES = 100_000_000  # of a configuration; published ones are under 1 MB
 MOST_BYTES = {".json": JSON_BYTES, ".txt": 20_000_000, ".yaml": 1_000_000}  # of a small file
 HEADER_BYTES = 16_000_000  # of safetensors: 100,000 tensors
-PICKLE_BYTES = 64_000_000  # of the names and shapes in an archive of torch
 SHOWN = 8  # names listed of each kind of fault
 
 
@@ -207,9 +191,8 @@ def load_state_dict(path: Path, *, is_mapped: bool = False) -> dict[str, "Tensor
         ModelError: no weights, a damaged file, or one that holds code; nothing of it was executed.
     """
     file = weights_file(path) if path.is_dir() else path
-    state: Any = (
-        _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file, is_mapped)
-    )
+    is_safe = file.suffix == ".safetensors"
+    state = _read_safetensors(file) if is_safe else read_pickle(file, is_mapped=is_mapped)
     for key in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -278,54 +261,6 @@ def _read_safetensors(file: Path) -> dict[str, "Tensor"]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: damaged or cut short ({error}); fetch it again") from error
-
-
-def _read_pickle(file: Path, is_mapped: bool) -> Any:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a pickle protocol other than 2
-            is_zip = zipfile.is_zipfile(file)
-            if is_zip:
-                _check_unpacked(file)
-            mmap = is_mapped and is_zip  # older formats cannot be mapped
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise ModelError(f"{file}: no such file") from None
-    except pickle.UnpicklingError as error:
-        if "nsupported" in str(error):  # torch says Unsupported global, class or operand
-            raise ModelError(
-                f"{file}: holds code, not only tensors; refused, nothing was executed "
-                f"({_first_line(error)})"
-            ) from error
-        raise ModelError(f"{file}: not a file of weights, or damaged; fetch it again") from error
-    except DAMAGES as error:
-        raise ModelError(
-            f"{file}: damaged or cut short ({_first_line(error)}); fetch it again"
-        ) from error
-
-
-def _check_unpacked(file: Path) -> None:
-    """Refuses an archive that unpacks to more than it holds; torch's own are not compressed."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
-    told = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-    if told > PICKLE_BYTES:
-        raise ModelError(
-            f"{file}: {told} bytes of names and shapes; at most {PICKLE_BYTES} are read"
-        )
-    if unpacked > file.stat().st_size:
-        raise ModelError(
-            f"{file}: {file.stat().st_size} bytes that unpack to {unpacked}; no file of weights "
-            "does so: refused"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line]
-    return (lines or str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_blown_up(tensor: "Tensor") -> bool:

@@ -10,7 +10,7 @@ import torch
 from aiohttp import ClientPayloadError
 from safetensors.torch import save_file
 
-from operators.models import checkpoint
+from operators.models import checkpoint, pickled
 from operators.models.directory import identify
 from schemas.errors import ModelError
 
@@ -198,6 +198,25 @@ def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
         checkpoint.load_state_dict(tmp_path)
 
 
+class Room:
+    """Asks for as many zeros as it likes, which torch's careful unpickling gives."""
+
+    def __reduce__(self):
+        return bytearray, (3_000_000_000,)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_that_makes_room_is_refused_before_it_does(tmp_path, is_zip):
+    path = tmp_path / "pytorch_model.bin"
+    if is_zip:
+        torch.save({"weight": Room()}, path)
+    else:  # behind it an archive, which some readers would take it for
+        torch.save({"weight": torch.ones(1)}, path)
+        path.write_bytes(pickle.dumps({"weight": Room()}, protocol=2) + path.read_bytes())
+    with pytest.raises(ModelError, match="makes room for bytes"):
+        checkpoint.load_state_dict(tmp_path)
+
+
 def test_a_tensor_larger_than_its_values_is_refused(tmp_path):
     small = torch.zeros(1).expand(10**9, 1000)
     torch.save(
@@ -225,7 +244,7 @@ def test_a_header_of_safetensors_that_is_too_long_is_not_read(tmp_path):
 
 
 def test_names_and_shapes_of_gigabytes_are_not_unpickled(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PICKLE_BYTES", 100)
+    monkeypatch.setattr(pickled, "PICKLE_BYTES", 100)
     torch.save({f"weight {n}": torch.ones(1) for n in range(9)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="bytes of names and shapes; at most 100"):
         checkpoint.load_state_dict(tmp_path)
