@@ -174,14 +174,14 @@ def rows_of(found: Found) -> list[Row]:
         by_kind.setdefault(kind, Counter())[what] += count
     crashed = f"the slowest took {found.slowest:.2f} s, the largest lot {found.peak // 10**6} MB"
     rows = [
-        Row("inputs", "inputs", [found.tried], least=ASKED, more_is_better=True),
+        Row("inputs", "thousand", [found.tried / 1000], least=ASKED / 1000, more_is_better=True),
         Row("crashes, hangs, other exceptions", "inputs", [len(found.wrong)], most=0, note=crashed),
         Row("inputs a second", "inputs/s", [found.tried / found.seconds], more_is_better=True),
     ]
     for kind, counts in sorted(by_kind.items()):
         total = sum(counts.values())
         note = ", ".join(f"{what} {count / total:.1%}" for what, count in counts.most_common())
-        rows.append(Row(kind, "inputs", [total], more_is_better=True, note=note))
+        rows.append(Row(kind, "thousand", [total / 1000], more_is_better=True, note=note))
     return rows
 
 

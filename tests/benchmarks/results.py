@@ -87,7 +87,7 @@ def _share(row: Row, value: float) -> float:
     if row.least is not None:
         return value / row.least
     if row.most is not None:
-        return row.most / value
+        return row.most / value if value else 1.0
     return value if row.theirs else 1.0
 
 
