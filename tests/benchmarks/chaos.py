@@ -54,13 +54,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--points", type=int, default=POINTS, help="of each fault")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 10**6))
     parser.add_argument("--only", default="", help="faults whose name this expression fits")
+    parser.add_argument("--own-ray", action="store_true", help="for each command in all passes")
     parser.add_argument("--more", action="store_true", help="keep the points that are there")
     parser.add_argument("--page-only", action="store_true", help="write the table of what was kept")
     given = parser.parse_args(arguments)
     faults = [fault for fault in FAULTS if re.search(given.only, fault.name)]
     is_right = True
     for point in range(0 if given.page_only else given.points):
-        with Passage(own_ray=point % POINTS == OWN_RAY) as passage:
+        with Passage(own_ray=given.own_ray or point % POINTS == OWN_RAY) as passage:
             for fault in faults:
                 found = passage.inject(fault, given.seed + point)
                 is_right &= isinstance(found, str) or found.is_right
