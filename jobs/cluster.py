@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,16 +164,22 @@ def _start() -> Path:
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Sends file descriptor 2 nowhere: Ray's C++ tells there that it logs less, by no option."""
+    """Sends file descriptor 2 nowhere: Ray's C++ tells there that it logs less, by no option.
+
+    What Python writes to standard error meanwhile, as of another thread, goes where it did.
+    """
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with open(kept, "w", encoding="utf-8", errors="surrogateescape") as ours:
+        try:
+            sys.stderr.flush()
+            os.dup2(nowhere, 2)
+            with redirect_stderr(ours):
+                yield
+        finally:
+            ours.flush()
+            os.dup2(kept, 2)
+            os.close(nowhere)
 
 
 def _join(address: str) -> Path | None:

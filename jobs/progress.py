@@ -30,9 +30,10 @@ class Progress:
         self.total, self.done, self.errors = total, done, errors
         self._first = (time.monotonic(), done)
         self._last = self._first
-        self._stream = stream or sys.stderr
+        self._stream = stream  # standard error may be another at each line
         self._ended = threading.Event()
-        self._bars = _bars(self._stream) if self._stream.isatty() else None
+        shown = stream or sys.stderr
+        self._bars = _bars(shown) if shown.isatty() else None
         self._task = (
             self._bars.add_task("enrich", total=total, rate="", left="", errors="")
             if self._bars
@@ -101,7 +102,7 @@ class Progress:
         if left is not None:
             message, values = f"{message} seconds_left=%.0f", [*values, left]
         line = rendered(__name__, f"{message} errors=%d", *values, self.errors)
-        print(line, file=self._stream, flush=True)
+        print(line, file=self._stream or sys.stderr, flush=True)
 
 
 def _bars(stream: TextIO) -> Bars:
