@@ -10,6 +10,7 @@ from tests.chaos.fault import Fault
 from tests.chaos.life import Life
 
 GOES_ON = "the same command"
+SLOW_ROW_SECONDS = 0.2  # so that there is a run to end
 END_SECONDS = 20.0  # in which a command that is asked to end must have ended
 
 
@@ -36,10 +37,12 @@ def kill_driver_between_parts(point: random.Random, life: Life) -> None:
 
 def terminate(point: random.Random, life: Life) -> None:
     """SIGTERM at any moment of the run itself."""
+    life.switch(seconds=SLOW_ROW_SECONDS)
     life.grow()
     with life.start() as running:
         life.until_parts(running, point.randint(0, 6))
         _asked_to_end(life, running.kill, running.wait, signal.SIGTERM)
+    life.switch()
     life.until_done()
 
 
@@ -55,6 +58,7 @@ def terminate_early(point: random.Random, life: Life) -> None:
 
 def interrupt(point: random.Random, life: Life) -> None:
     """Ctrl-C: SIGINT to all processes of the terminal."""
+    life.switch(seconds=SLOW_ROW_SECONDS)
     life.grow()
     with life.start() as running:
         running.until("event=run_started")
@@ -63,6 +67,7 @@ def interrupt(point: random.Random, life: Life) -> None:
         else:
             running.rest(point.uniform(0, 3))
         _asked_to_end(life, lambda _: running.interrupt(), running.wait, signal.SIGINT)
+    life.switch()
     life.until_done()
 
 
