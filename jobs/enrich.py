@@ -107,9 +107,9 @@ def _brought_up_to_date(
         summary = summary.with_round(
             planned, done.reports, version=version, bottleneck=done.bottleneck
         )
-        if done.transient and not reports:  # of an outage: such parts are not overwritten
+        if (done.transient or done.refused) and not reports:  # such parts are not overwritten
             reports += done.reports
-            selection = _for_what_may_pass(selection)
+            selection = _for_what_may_pass(selection, was_refused=done.refused > 0)
         elif not planned.remaining:
             break
         rounds += 1
@@ -135,17 +135,21 @@ class Round:
         reports: of all its parts.
         bottleneck: of what this run computed; None when that was nothing.
         transient: errors that may pass, in parts of a run before this one.
+        refused: errors that tell of that run's set-up.
         committed: ids of shards that were committed while it went on.
     """
 
     reports: list[PartReport]
     bottleneck: Bottleneck | None
     transient: int
+    refused: int
     committed: Collection[str] = ()
 
 
-def _for_what_may_pass(selection: Selection) -> Selection:
-    """The selection of the round after one that went on with parts of an outage."""
+def _for_what_may_pass(selection: Selection, *, was_refused: bool) -> Selection:
+    """The selection of the round after one that went on with parts of an outage or a refusal."""
+    if was_refused:
+        return replace(selection, retry="errors", refresh=False)
     is_due = selection.retry == "due"
     return replace(selection, retry="due" if is_due else "transient", refresh=False)
 
@@ -164,6 +168,7 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
     pending = [shard for shard in planned.shards if shard.id not in known]
     limit = ErrorLimit(config.limits.error_fraction)
     transient = sum(report.transient for report in reports)
+    refused = sum(report.refused for report in reports)
     for report in [*before, *reports]:
         limit.go_on_from(report)
     if limit.is_telling:
@@ -187,7 +192,7 @@ def _completed(run: "_Run", *, before: Sequence[PartReport] = ()) -> Round:
                     portions.commit_when_due()
     limit.check()
     bottleneck = run.bottleneck(reports[there:], time.monotonic() - begun)
-    return Round(reports, bottleneck, transient, portions.committed)
+    return Round(reports, bottleneck, transient, refused, portions.committed)
 
 
 class _Run:

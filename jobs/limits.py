@@ -22,8 +22,8 @@ class ErrorLimit:
 
     A row that had an error before the run and has one again is not counted at all: what is known
     to be broken says nothing of this run. A run that goes on after a stop or a kill counts what was
-    tried before it too, but not the transient errors of that time: once committed, they are tried
-    again in a round of their own.
+    tried before it too, but not the errors of that time that may pass or that tell of its set-up:
+    once committed, they are tried again in a round of their own.
 
     Args:
         fraction: `limits.error_fraction`.
@@ -39,7 +39,7 @@ class ErrorLimit:
     def go_on_from(self, report: PartReport) -> None:
         """Counts a part of an earlier run."""
         self._count(report)
-        self.failed -= report.transient
+        self.failed -= report.transient + report.refused
 
     def count(self, report: PartReport) -> None:
         """Counts a part of this run.
@@ -68,8 +68,8 @@ class ErrorLimit:
             f"{self.failed} of {self.tried} rows tried ended in an error "
             f"({self.failed / self.tried:.1%}), more than limits.error_fraction={self.fraction:g} "
             f"allows: {self._told()}; nothing was committed and what was computed is kept; mend "
-            "the cause, or run the same command with a higher limits.error_fraction to commit as "
-            "it is"
+            "the cause and run the same command, or with a higher limits.error_fraction to commit "
+            "as it is"
         )
 
     def _told(self) -> str:

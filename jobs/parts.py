@@ -6,6 +6,7 @@ counts what was computed before as if it had never been killed.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,7 @@ from schemas.manifest_files import STORE_ERRORS
 REPORT = b"tagline.report"  # in a part's footer
 STORE_SECONDS = 60.0  # until a disk, or what the retries of S3 gave up, is asked no more
 EXAMPLE_CHARACTERS = 300  # of an error's message in a report
+REFUSALS = ("forbidden", "missing")  # of most rows of a part, by a store that is not the right one
 READERS = 16  # footers read at once
 
 T = TypeVar("T")
@@ -67,6 +69,13 @@ class PartReport:
     cut: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
     actors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> int:
+        """Errors that tell of the set-up at that time, such as credentials, not of the images."""
+        new = Counter(self.errors) - Counter(self.repeated)
+        refused = max(new[code] for code in REFUSALS)
+        return refused if refused * 2 > self.tried else 0
 
     def to_json(self) -> str:
         """One line."""

@@ -78,6 +78,7 @@ class _Forwarder(logging.Handler):
     def __init__(self, board: str) -> None:
         super().__init__(logging.WARNING)
         self.board = board
+        self.kept: Any = None  # an actor ends with the last handle of it
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never fails: the node's own log has the line."""
@@ -86,8 +87,8 @@ class _Forwarder(logging.Handler):
         values = tuple(v if isinstance(v, int | float) else str(v) for v in record.args)
         try:
             kept: Any = ray.remote(_Lines)
-            board = kept.options(name=self.board, get_if_exists=True, num_cpus=0).remote()
-            board.put.remote((record.name, str(record.msg), values))
+            self.kept = kept.options(name=self.board, get_if_exists=True, num_cpus=0).remote()
+            self.kept.put.remote((record.name, str(record.msg), values))
         except Exception:
             self.handleError(record)
 
@@ -102,14 +103,18 @@ class _Follower:
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def _follow(self) -> None:
+        asked: Any = None  # an answer that is late is not lost
         is_last = False
         while not is_last:
             is_last = self.ended.wait(POLL_SECONDS)
             try:
-                asked: Any = ray.get_actor(self.board).take.remote()
+                asked = asked or ray.get_actor(self.board).take.remote()
                 lines: list[Line] = ray.get(asked, timeout=POLL_SECONDS)
-            except (ValueError, ray.exceptions.RayError):  # nobody has waited, or it has died
+            except ray.exceptions.GetTimeoutError:
                 continue
+            except (ValueError, ray.exceptions.RayError):  # nobody has waited, or it has died
+                lines = []
+            asked = None
             for line in lines:
                 self._tell(*line)
 

@@ -93,6 +93,24 @@ def test_what_an_outage_spoiled_is_mended_by_the_next_run(tmp_path, monkeypatch)
     assert again.computed == {"brightness": 0, "scaled": 0}
 
 
+def test_the_same_command_goes_on_once_access_is_mended(tmp_path, monkeypatch):
+    run_in_this_process(monkeypatch)
+    config = job.config(tmp_path, 30)
+    photos = tmp_path / "photos"
+    photos.rename(tmp_path / "elsewhere")
+    photos.mkdir()
+    (tmp_path / "elsewhere" / "manifest.parquet").rename(photos / "manifest.parquet")
+    with pytest.raises(RunError, match=r"30 of 30 .*missing 30; such as .*check the manifest"):
+        enrich.run(config, catalog=job.CATALOG)
+    for picture in (tmp_path / "elsewhere").iterdir():
+        picture.rename(photos / picture.name)
+
+    summary = enrich.run(config, catalog=job.CATALOG)
+
+    assert summary.rows["errors"] == 0
+    assert [row["brightness"] for row in job.table_rows(tmp_path)] == list(range(30))
+
+
 def test_what_stays_away_is_judged_among_all_rows_and_ends(tmp_path, monkeypatch):
     run_in_this_process(monkeypatch)
     config = job.config(tmp_path, 30, limits={"error_fraction": 0.1})
