@@ -28,8 +28,8 @@ WISHED_SECONDS = 60.0  # the most that is waited because a store asks for it
 AWAY_SECONDS = 30.0  # without an answer, at least, until a store counts as away
 PROBE_SECONDS = 5.0  # between two tries of a store that is away
 FORGOTTEN_SECONDS = 150.0  # after its last failure a store is given all patience anew
-VAIN_IMAGES = 20  # given up one after the other while others were answered
-BRIEF_SECONDS = 5.0  # then; so that files that are broken for good do not cost minutes each
+VAIN_IMAGES = 20  # given up while others were answered
+BRIEF_SECONDS = 5.0  # then, while others are; so that what is broken for good costs no minutes each
 TOLD_SECONDS = 30.0  # between two lines about a store
 TOLD_FROM_SECONDS = 5.0  # waited, before the first
 
@@ -102,8 +102,8 @@ class Patience:
         Raises:
             RowFault: the one given; there is none.
         """
-        patience = min(self.seconds, BRIEF_SECONDS) if store.is_in_vain else self.seconds
-        left = patience - waited
+        is_brief = store.is_in_vain and store.answers_since(waited) and not fault.wait_seconds
+        left = (min(self.seconds, BRIEF_SECONDS) if is_brief else self.seconds) - waited
         if left <= 0 or store.is_away:
             store.gave_up()
             raise fault
@@ -130,6 +130,7 @@ class _Store:
     failing_since: float | None = None
     last_failed: float = -math.inf
     next_probe: float = -math.inf
+    last_answered: float = -math.inf
     in_vain: int = 0
     told: float = -math.inf
     is_told: bool = False  # that it is waited for, and not yet that it answers
@@ -145,6 +146,10 @@ class _Store:
     def is_in_vain(self) -> bool:
         """Whether waiting has led to nothing for many images in a row."""
         return self.in_vain >= VAIN_IMAGES
+
+    def answers_since(self, seconds: float) -> bool:
+        """Whether it answered anyone in the last so many seconds, so that it is not down itself."""
+        return self.last_answered > time.monotonic() - seconds
 
     def check(self) -> None:
         """Lets a try pass, unless the store is away and was asked a moment ago.
@@ -177,6 +182,7 @@ class _Store:
         """Notes that it answered, if only that there is no such image."""
         with self.lock:
             self.failing_since = None
+            self.last_answered = time.monotonic()
             since = self.waiting.get(threading.get_ident())
             now = time.monotonic()
             if since is None:

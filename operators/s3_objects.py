@@ -10,11 +10,13 @@ configuration (`FSSPEC_S3_…`) says how S3 is reached.
 import asyncio
 import datetime
 import math
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Credential
 
 CREDENTIAL_SECONDS = 60.0  # for which obstore keeps them; botocore renews its own in time
+MISSED_SECONDS = 5.0  # after which credentials, or a region, that were not had are sought again
+SEEKING_PAUSES = (0.5, 2.0)  # seconds between tries of finding them
+BUSY_SECONDS = 1.0  # that a store which asks for patience is left alone, at least
+WAITING_TIMES = 10  # the timeout, for a request whose body waits until there is memory for it
 REGION_SECONDS = 5.0  # to be told where a bucket is
 DEFAULT_REGION = "us-east-1"
 KEY_BYTES = 1024  # that a key may have
 _BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}")
 _ODD_PARTS = frozenset({"", ".", ".."})  # of a key; a path has none, and obstore takes paths
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BUSY = re.compile(r"status code: (?:429|503)\b|SlowDown")
 _AMAZON = ("amazonaws.com", "amazonaws.com.cn")
 
 
@@ -40,14 +47,15 @@ class S3Objects:
 
     Args:
         connections: kept open at once.
-        timeout_seconds: for one try of one file, to its last byte; s3fs counts the time to the
-            first byte and that for all bytes apart. Silence ends a try earlier.
+        timeout_seconds: until the first byte, and again for all bytes. Silence ends a try earlier.
     """
 
     def __init__(self, *, connections: int, timeout_seconds: float) -> None:
         self.connections, self.timeout_seconds = connections, timeout_seconds
         self._account = _Account()
         self._stores: dict[str, Any] = {}
+        self._builders: dict[str, threading.Lock] = {}
+        self._failures: dict[str, tuple[float, Exception | None]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,22 +89,32 @@ class S3Objects:
             return obstore.head(self._store(place.host), place.path)["e_tag"]
 
     def _read(self, found: Any, place: Place, limit: int) -> bytes:
+        """Reads a body, whose time begins now: the thread may have waited for memory before."""
+        deadline = time.monotonic() + self.timeout_seconds
+        parts, left = [], limit + 1
         with self._faults(place):
-            if found.meta["size"] <= limit:
-                whole: bytes = found.bytes().to_bytes()
-                return whole
-            parts, left = [], limit + 1
-            for part in found.stream(min_chunk_size=left):
+            for part in found.stream(min_chunk_size=1):  # each as it comes
                 parts.append(bytes(part)[:left])
                 left -= len(parts[-1])
                 if not left:
                     break
-            return b"".join(parts)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        return b"".join(parts)
 
     def _store(self, bucket: str) -> Any:
         with self._lock:
+            builder = self._builders.setdefault(bucket, threading.Lock())
+        with builder:
             if bucket not in self._stores:
-                self._stores[bucket] = self._opened_store(bucket)
+                failed, reason = self._failures.get(bucket, (-math.inf, None))
+                if reason and time.monotonic() < failed + MISSED_SECONDS:
+                    raise reason  # of the thread before, for which this one has waited
+                try:
+                    self._stores[bucket] = self._opened_store(bucket)
+                except Exception as error:
+                    self._failures[bucket] = time.monotonic(), error
+                    raise
             return self._stores[bucket]
 
     def _opened_store(self, bucket: str) -> Any:
@@ -108,9 +126,11 @@ class S3Objects:
             "allow_http": True,
             "connect_timeout": datetime.timedelta(seconds=connecting),
             "read_timeout": datetime.timedelta(seconds=silent),
-            "timeout": datetime.timedelta(seconds=self.timeout_seconds),
+            "timeout": datetime.timedelta(seconds=WAITING_TIMES * self.timeout_seconds),
             "pool_max_idle_per_host": str(self.connections),
         }
+        if certificates := self._account.certificates():
+            client["root_certificate"] = certificates
         return S3Store(
             bucket,
             endpoint=address.endpoint,
@@ -164,6 +184,7 @@ class _Account:
         self._session: Any = None
         self._found: Any = None
         self._sought = -math.inf
+        self._lock = threading.Lock()
 
     def address(self, bucket: str) -> _Address:
         """Where a bucket is.
@@ -182,17 +203,16 @@ class _Account:
         return address
 
     def credentials(self) -> "S3Credential":
-        """Credentials good for a minute; where there were none, is not asked again for a while.
+        """Credentials good for a minute; where there are none, they are sought again in a while.
 
         Raises:
             NoCredentialsError: there are none.
         """
-        import botocore.session
         from botocore.exceptions import NoCredentialsError
 
-        if self._found is None and time.monotonic() >= self._sought + CREDENTIAL_SECONDS:
-            self._session = botocore.session.get_session()
-            self._found, self._sought = self._session.get_credentials(), time.monotonic()
+        with self._lock:
+            if self._found is None and time.monotonic() >= self._sought + MISSED_SECONDS:
+                self._found, self._sought = self._seek(), time.monotonic()
         if self._found is None:
             raise NoCredentialsError
         frozen = self._found.get_frozen_credentials()
@@ -203,6 +223,25 @@ class _Account:
             "token": frozen.token,
             "expires_at": until,
         }
+
+    def _seek(self) -> Any:
+        """Looks again where a machine's role did not answer at once, as when many ask it."""
+        import botocore.session
+
+        for pause in (*SEEKING_PAUSES, None):
+            self._session = botocore.session.get_session()
+            found = self._session.get_credentials()
+            if found is not None or pause is None:
+                return found
+            if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+                return None
+            time.sleep(pause)
+        raise AssertionError("the last try returns")
+
+    def certificates(self) -> bytes | None:
+        """Of those who sign for the store, where AWS_CA_BUNDLE or a profile names a file."""
+        bundle = self._session.get_config_variable("ca_bundle")
+        return Path(bundle).read_bytes() if bundle and Path(bundle).is_file() else None
 
     def _client(self, region: str) -> Any:
         from botocore.config import Config
@@ -338,7 +377,8 @@ def _faults(place: Place, timeout_seconds: float) -> Iterator[None]:
         if isinstance(error, GenericError) and "kind: Timeout" in str(error):
             raise _timeout(uri, timeout_seconds) from error
         message = f"{uri}: {type(error).__name__}: {_first_line(error)}"
-        raise RowFault("unavailable", message, transient=True) from error
+        wished = BUSY_SECONDS if _BUSY.search(message) else 0.0
+        raise RowFault("unavailable", message, transient=True, wait_seconds=wished) from error
 
 
 def _timeout(uri: str, seconds: float) -> RowFault:

@@ -144,6 +144,9 @@ def test_many_files_that_stay_broken_do_not_cost_minutes_each(clock):
     assert min(costs[:20]) >= 180
     assert max(costs[20:]) < 15
 
+    until = clock.now + 60  # and now the store itself is down: an image is waited for all the same
+    assert patience.ask("photos", Store(clock, lambda now: now < until)) == "bytes"
+
 
 def test_waiting_is_told_every_half_a_minute_and_its_end_too(clock, caplog):
     said = []

@@ -1,5 +1,6 @@
 """Where objects are asked for, and with whose credentials; what comes of it is in test_fetcher."""
 
+import time
 from typing import Any
 
 import pytest
@@ -99,3 +100,55 @@ def test_a_bucket_of_another_region_is_asked_for_there(monkeypatch, s3_endpoint)
     address = s3_objects._Account().address("far-away")
     assert address.endpoint == "https://far-away.s3.eu-central-1.amazonaws.com"
     assert address.region == "eu-central-1"
+
+
+def test_those_who_sign_for_the_store_are_who_the_environment_says(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, s3.KEY)
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(RowFault, match=r"(?i)certificate|pem"):
+        read("bucket", "x")
+
+
+def test_a_body_has_its_time_from_when_it_is_read_on(monkeypatch):
+    store = web.Server()
+    store.pages["/bucket/x"] = web.answering(200, b"bytes")
+    for name, value in s3.environment(f"http://127.0.0.1:{store.port}").items():
+        monkeypatch.setenv(name, value)
+    objects = S3Objects(connections=1, timeout_seconds=0.5)
+    try:
+        with objects.opened(Place("s3", "bucket", "x")) as opened:
+            time.sleep(0.8)  # as a thread that waits for memory does
+            assert opened.read(100) == b"bytes"
+    finally:
+        store.close()
+
+
+def test_a_store_that_trickles_is_given_up(monkeypatch):
+    def trickle(request: Any) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        for _ in range(50):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+            time.sleep(0.05)
+
+    store = web.Server()
+    store.pages["/bucket/x"] = trickle
+    for name, value in s3.environment(f"http://127.0.0.1:{store.port}").items():
+        monkeypatch.setenv(name, value)
+    objects = S3Objects(connections=1, timeout_seconds=0.5)
+    begun = time.monotonic()
+    try:
+        with (
+            objects.opened(Place("s3", "bucket", "x")) as opened,
+            pytest.raises(RowFault) as caught,
+        ):
+            opened.read(10_000)
+    finally:
+        store.close()
+    assert caught.value.code == "timeout"
+    assert time.monotonic() - begun < 2
