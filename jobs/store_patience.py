@@ -1,9 +1,8 @@
 """How the S3 of manifests and tables is asked again: by its libraries' own retries, for minutes.
 
-botocore tries a request again after growing random pauses; s3fs does that anew with what botocore
-has given up, and with a body that broke off; deltalake asks through object_store, which leaves
-bodies that break off and PUTs without an answer to `asked_again`. Here they are told for how long,
-and have to say what they wait for.
+s3fs tries a request again after growing pauses, and so with a body that broke off; deltalake asks
+through object_store, which leaves bodies that break off and PUTs without an answer to
+`asked_again`. Here they are told for how long, and have to say what they wait for.
 
 Source: https://delta-io.github.io/delta-rs/integrations/object-storage/special_configuration
 """
@@ -25,8 +24,7 @@ import fsspec
 from operators.patience import TOLD_FROM_SECONDS, TOLD_SECONDS
 from operators.sources import CONNECT_SECONDS, SILENT_SECONDS
 
-RETRIES = 5  # botocore's, after up to 1, 2, 4, 8 and 16 seconds
-ROUNDS = 10  # of these, s3fs's, with up to 12 seconds between: three minutes without any answer
+ROUNDS = 20  # tries of s3fs's, up to 15 seconds apart: three minutes, ten where each is silent
 PATIENT_DELTA: Mapping[str, str] = {
     "max_retries": "30",
     "retry_timeout": "60s",  # and then `asked_again` begins anew
@@ -41,6 +39,7 @@ HASTY_DELTA: Mapping[str, str] = {
     "connect_timeout": f"{HASTY_SECONDS:g}s",
     "timeout": f"{HASTY_SECONDS:g}s",
 }
+BUSY_STATUS = 429
 LASTING_STATUS = (501, 507)  # of the server's faults: not built, no room
 
 STORE_SECONDS = 180.0  # until a store is asked no more for one thing
@@ -115,32 +114,33 @@ def delta_options() -> dict[str, str]:
 
 
 def s3_filesystem() -> Any:
-    """Opens s3fs; the same instance for the same environment."""
+    """Opens s3fs; the same instance for the same environment. fsspec's configuration goes first."""
     from s3fs.core import set_custom_error_handler
 
-    is_hasty = _is_hasty.get()
+    is_hasty, own = _is_hasty.get(), fsspec.config.conf.get("s3", {})
     variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     silent = HASTY_SECONDS if is_hasty else SILENT_SECONDS
     config = {
         "connect_timeout": min(CONNECT_SECONDS, silent),
         "read_timeout": silent,
-        "retries": {"mode": "legacy", "max_attempts": 0 if is_hasty else RETRIES},
+        "retries": {"mode": "legacy", "max_attempts": 0},
+        **own.get("config_kwargs", {}),
     }
-    session = _session(tuple(sorted(variables.items())))
-    opened = fsspec.filesystem(
-        "s3", use_listings_cache=False, session=session, config_kwargs=config
-    )
+    options = {"config_kwargs": config}
+    if "session" not in own:
+        options["session"] = _session(tuple(sorted(variables.items())), own.get("profile"))
+    opened = fsspec.filesystem("s3", use_listings_cache=False, **options)
     opened.retries = 1 if is_hasty else ROUNDS  # s3fs has no parameter for that
     set_custom_error_handler(_may_pass)
     return opened
 
 
 @lru_cache(maxsize=8)
-def _session(_variables: tuple[tuple[str, str], ...]) -> Any:
+def _session(_variables: tuple[tuple[str, str], ...], profile: str | None) -> Any:
     """A session that tells of waits; it remembers the credentials of the environment."""
     from aiobotocore.session import AioSession
 
-    session = AioSession()
+    session = AioSession(profile=profile)
     session.register("needs-retry.s3", _Told())
     return session
 
@@ -155,7 +155,7 @@ class _Told:
     def __call__(self, *, response: Any, endpoint: Any, caught_exception: Any, **_: object) -> None:
         """Takes botocore's event `needs-retry`."""
         status = response[0].status_code if response else 0
-        if caught_exception is None and status < 500 and status != 429:
+        if caught_exception is None and status < 500 and status != BUSY_STATUS:
             self.failing_since = None
             return
         now = time.monotonic()
@@ -175,8 +175,12 @@ class _Told:
 
 def _may_pass(error: Exception) -> bool:
     """Whether s3fs is to begin again after an error that it would not by itself."""
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import SSLError
+
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return status >= 500 and status not in LASTING_STATUS
-    return isinstance(error, ConnectionError)  # of a body that broke off, too
+        return (status >= 500 or status == BUSY_STATUS) and status not in LASTING_STATUS
+    is_broken = isinstance(error, ConnectionError | NoConnection)  # of a body that broke off, too
+    return is_broken and not isinstance(error, SSLError)

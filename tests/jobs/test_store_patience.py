@@ -14,6 +14,7 @@ from jobs.plan import plan
 from jobs.shards import Plan
 from jobs.table import open_table
 from schemas.errors import RunError
+from schemas.manifest_files import STORE_ERRORS
 from tests import fault_proxy, plain_run
 from tests.fault_proxy import Proxy, Rule
 
@@ -131,3 +132,20 @@ def test_waiting_for_a_store_is_told(proxy, s3_bucket, monkeypatch, caplog):
     assert len(lines) == 1
     host = proxy.endpoint.removeprefix("http://")
     assert lines[0].startswith(f"event=store_waiting host={host} code=500 waited=0.0 said=")
+
+
+def test_a_store_that_is_down_is_asked_again_as_long_as_one_that_stumbles(
+    s3_bucket, monkeypatch: pytest.MonkeyPatch
+):
+    """A closed port answers at once: it is the number of tries, and the pauses, that count."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(s3fs.core.asyncio, "sleep", sleep)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(tuple(STORE_ERRORS)):
+        storage.read_bytes(f"{s3_bucket}/x")
+    assert 150 < sum(waited) < 240
