@@ -37,6 +37,7 @@ from schemas.config import JobConfig
 from schemas.manifest_files import STORE_ERRORS
 
 THIS_MACHINE = "this machine"
+MODELS = "models to be found, fetched and digested"
 PLAN = "the plan: manifest and table are compared"
 NEW_AND_CHANGED = Selection()
 CLUSTER_ACTORS = 16  # of the largest pool, for cutting shards before a cluster was asked
@@ -86,7 +87,7 @@ def _brought_up_to_date(
     told.waiting.begins(f"the manifest {config.manifest.path} to be listed")
     manifest = open_manifest(config)
     told.opened(manifest)
-    told.waiting.begins("models to be found, fetched and digested")
+    told.waiting.begins(MODELS)
     operators = build_operators(config, manifest.schema.names, catalog=catalog)
     actors = actors_expected(config, operators, address)
     told.waiting.begins(PLAN)

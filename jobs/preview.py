@@ -6,9 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.enrich import actors_expected
+from jobs.enrich import MODELS, PLAN, actors_expected
 from jobs.plan import open_manifest, plan
 from jobs.shards import Plan
+from jobs.waiting import Waiting
 from operators.catalog import build_operators
 from schemas.config import JobConfig
 
@@ -21,10 +22,14 @@ def preview(config: JobConfig, *, address: str | None = None) -> Plan:
     Raises:
         TaglineError: of the config, the manifest, a model or the table.
     """
-    manifest = open_manifest(config)
-    operators = build_operators(config, manifest.schema.names)
-    actors = actors_expected(config, operators, address)
-    return plan(config, operators, manifest=manifest, actors=actors, write=False)
+    with Waiting() as waiting:
+        waiting.begins(f"the manifest {config.manifest.path} to be listed")
+        manifest = open_manifest(config)
+        waiting.begins(MODELS)
+        operators = build_operators(config, manifest.schema.names)
+        actors = actors_expected(config, operators, address)
+        waiting.begins(PLAN)
+        return plan(config, operators, manifest=manifest, actors=actors, write=False)
 
 
 def to_json(planned: Plan) -> dict[str, Any]:

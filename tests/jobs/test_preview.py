@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jobs import waiting
 from tests import tiny
 from tests.command import Command
 
@@ -39,6 +40,13 @@ def test_a_plan_is_told_as_json_and_nothing_is_written(tagline, job):
     assert told["cost"] == pytest.approx(told["seconds"] / 100, abs=0.01)
     assert set(told) == {"operators", "images_to_fetch", "bytes_to_rewrite", "seconds", "cost"}
     assert not (job.parent / "table").exists()
+
+
+def test_a_plan_says_what_it_waits_for(tagline, job, monkeypatch):
+    monkeypatch.setattr(waiting, "SILENT_SECONDS", 0.01)
+    answer = tagline("plan", job, "--json")
+    assert 'event=waiting for="the plan: manifest and table are compared"' in answer.errors
+    assert json.loads(answer.output)["images_to_fetch"] == 2
 
 
 def test_a_plan_is_told_to_people(tagline, job):
