@@ -144,8 +144,11 @@ def cut_data_file(point: random.Random, life: Life) -> None:
 
 
 def _uncommitted(life: Life) -> list[Path]:
+    """Parts of the plan that is being run; those that earlier plans left are nobody's."""
     there = {file.path for file in life.opened().files}
-    return [path for path in life.parts() if str(path.relative_to(life.table)) not in there]
+    parts = life.parts()
+    found = [path for path in parts if path.parent == parts[-1].parent]
+    return [path for path in found if str(path.relative_to(life.table)) not in there]
 
 
 def _cut(point: random.Random, path: Path) -> None:
