@@ -91,6 +91,7 @@ class Observed:
         try:
             yield
         finally:
+            self.waiting.begins("Ray to end")
             self._metrics.end()
             self._metrics = None
 

@@ -264,8 +264,11 @@ def _mapped(dataset: Dataset, function: Any, **options: Any) -> Dataset:
 
 def free_resources() -> str:
     """Says what the cluster has, and what of it is free, for people."""
-    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    try:
+        total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    except ray.exceptions.RayError as error:  # while it starts, ends, or is lost
+        return f"Ray does not answer: {type(error).__name__}"
     named = (("CPU", "CPUs"), ("GPU", "GPUs"))
     told = [f"{free.get(k, 0):g} of {total.get(k, 0):g} {n}" for k, n in named if k in total]
     return f"free are {' and '.join(told) or 'no CPUs, as no machine has joined'}"

@@ -48,6 +48,10 @@ def test_a_fault_of_the_set_up_arrives_as_the_same_kind_of_error():
     assert str(fault) == "model.safetensors is cut short"
 
 
+def test_what_is_free_is_told_without_ray_too():
+    assert pools.free_resources() == "Ray does not answer: RaySystemError"
+
+
 def test_an_error_of_an_unknown_kind_ends_the_run_all_the_same():
     assert isinstance(pools._fault('["Unheard", "what"]'), RunError)
 
