@@ -66,6 +66,7 @@ class Running:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         self._changed = threading.Condition()
         self._is_silent = False
@@ -147,6 +148,11 @@ class Running:
         with self._changed:
             self._is_silent = True
             self._changed.notify_all()
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def surroundings() -> dict[str, str]:
