@@ -142,7 +142,7 @@ def run(config: Path, watched: Watched, killer: Killer | None, log: Path, *words
 
     def read() -> None:
         assert driver.stdout is not None
-        with log.open("a") as file:
+        with log.open("a", buffering=1) as file:
             for line in driver.stdout:
                 watched.silence = max(watched.silence, time.monotonic() - told[0])
                 watched.waits += "event=store_waiting" in line
