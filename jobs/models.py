@@ -20,7 +20,7 @@ from operators.models import checkpoint, hub, pins
 from operators.models.directory import Content, identify
 from operators.models.hub_clients import parse_id
 from operators.models.published import PUBLISHED
-from schemas.config import read_document
+from schemas.documents import read_document
 from schemas.errors import ConfigError, ModelError, TaglineError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -22,9 +22,9 @@ from schemas.config import (
     nearest,
     parse_as,
     parse_config,
-    read_document,
 )
 from schemas.config import read_config as read_checked_config
+from schemas.documents import read_document
 from schemas.enriched import (
     ATTEMPTS,
     DUPLICATE_OF,

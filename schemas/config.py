@@ -6,7 +6,7 @@ is checked by the function given as `check`; `operators.catalog.read_config` giv
 
 import difflib
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.documents import StrictLoader, read_document
 from schemas.enriched import ATTEMPTS, DUPLICATE_OF, ENRICHED_AT, ERROR, IMAGE_ID, IS_DUE, URI
 from schemas.errors import ConfigError
 from schemas.sections import Duration
@@ -227,23 +228,6 @@ def read_config(
     return parse_config(read_document(path), overrides, where=str(path), check=check)
 
 
-def read_document(path: str | Path) -> Any:
-    """Reads a YAML file; a key given twice is refused.
-
-    Raises:
-        ConfigError: it cannot be read, or is not YAML.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: cannot read the job config: {reason}") from error
-    try:
-        return yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-
-
 def parse_config(
     document: Any,
     overrides: Sequence[str] = (),
@@ -286,26 +270,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known are {', '.join(known)}" if known else "none are known"
-
-
-class StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Makes a dictionary of a node."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} cannot be a key", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
 
 def overridden(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

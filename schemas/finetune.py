@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError, model_validator
 
-from schemas.config import PLAIN_FAULTS, Allow, Strict, nearest, overridden, read_document
+from schemas.config import PLAIN_FAULTS, Allow, Strict, nearest, overridden
+from schemas.documents import read_document
 from schemas.enriched import IMAGE_ID, URI
 from schemas.errors import ConfigError
 
