@@ -89,7 +89,8 @@ class WebPages:
                 target = urljoin(place.path, location)
             place = self.policy.place(target)
             if place.kind != "http":
-                raise RowFault("policy", f"a redirect leads to {target!r}, which is not http(s)")
+                told = shown(target).partition("?")[0]
+                raise RowFault("policy", f"a redirect leads to {told!r}, which is not http(s)")
         raise RowFault("missing", f"{shown(place.path)}: more than {MAX_REDIRECTS} redirects")
 
     @contextmanager

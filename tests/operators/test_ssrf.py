@@ -268,6 +268,7 @@ def test_no_answer_of_a_server_brings_a_signature_into_a_message(server):
     server.pages[f"/far{signed}"] = answering(302, Location=f"http://far.test/{signed}")
     server.pages[f"/user{signed}"] = answering(302, Location=f"http://u:{SECRET}@far.test/")
     server.pages[f"/s3{signed}"] = answering(302, Location=f"ftp://far.test/{signed}")
+    server.pages[f"/key{signed}"] = answering(302, Location=f"s3://bucket/key{signed}")
     server.pages[f"/again{signed}"] = answering(302, Location=f"/again{signed}")
     server.pages[f"/slow{signed}"] = lambda handler: server.release.wait(20) and None
     pages = WebPages(
