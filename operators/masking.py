@@ -40,4 +40,11 @@ def without_secrets(text: str) -> str:
         if SECRET_NAME.search(name) and not NO_SECRET_NAME.search(name):
             for value in values.split(","):
                 text = text.replace(value, HIDDEN) if len(value) >= SECRET_LEAST else text
-    return _SIGNED.sub(rf"\1={HIDDEN}", _URL.sub(lambda found: shown(found[0]), text))
+    return _SIGNED.sub(rf"\1={HIDDEN}", _URL.sub(lambda found: _shown_in_text(found[0]), text))
+
+
+def _shown_in_text(found: str) -> str:
+    """An address as `shown`, with the marks of the sentence that it stands in after it."""
+    marks = ".,;:)" if "[" in found else ".,;:)]"  # an IPv6 host ends in a bracket of its own
+    address = found.rstrip(marks)
+    return shown(address) + found[len(address) :]

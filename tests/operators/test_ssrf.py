@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from operators.fetcher import Fetcher
-from operators.masking import shown
+from operators.masking import shown, without_secrets
 from operators.policy import Policy
 from operators.web import WebPages
 from schemas.errors import RowFault
@@ -289,3 +289,18 @@ def test_a_uri_is_shown_without_its_secrets():
     assert shown("s3://bucket/a?b@c") == "s3://bucket/a?b@c"
     assert shown("s3://key:secret@bucket/a:b@c") == "s3://bucket/a:b@c"
     assert shown(f"{Path(os.sep)}a@b?c") == "/a@b?c"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://localhost:9000: refused", "http://localhost:9000: refused"),
+        ("https://h:8443; parts", "https://h:8443; parts"),
+        ("(https://host:8443), [https://host:8443].", "(https://host:8443), [https://host:8443]."),
+        ("http://[::1]: refused, http://[::1]:80.", "http://[::1]: refused, http://[::1]:80."),
+        ("(https://u:p@h:8443/a?sig=b).", "(https://h:8443/a?…)."),
+        ("https://user:se/cret; b", "https://…; b"),
+    ],
+)
+def test_an_address_in_a_sentence_keeps_its_port(text, told):
+    assert without_secrets(text) == told
