@@ -22,6 +22,7 @@ VARIABLE = "TAGLINE_MODELS_LOCK"
 MOST_BYTES = 1_000_000
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NO_DIRECTORY = ("chat",)  # operators whose `model` is a name that a server knows
+HUBS = ("damo/", "iic/", "hf://")  # how the ids of models begin that may be fetched
 NAMED_BY = ("model", "embedder", "teacher")  # keys of a config that name a model
 
 
@@ -104,17 +105,27 @@ def check(model: str, directory: Path, digest: Callable[[Path], str]) -> None:
 
 
 def models_of(document: Mapping[str, Any]) -> list[str]:
-    """The models that a config names, of a job, a server or a training, each once, in order."""
+    """The models that a config names, of a job, a server or a training, each once, in order.
+
+    What the `model` of a user's own operator means is that operator's affair: it counts where it
+    names a directory.
+    """
     operators = document.get("operators")
     entries = list(operators.values()) if isinstance(operators, dict) else [document]
     return list(dict.fromkeys(name for entry in entries for name in _named(entry)))
 
 
-def _named(entry: Any) -> Iterator[str]:
+def _named(entry: Any, *, is_imported: bool = False) -> Iterator[str]:
     if not isinstance(entry, Mapping) or entry.get("use") in NO_DIRECTORY:
         return
+    is_imported = is_imported or ":" in str(entry.get("use", ""))
     for key, value in entry.items():
         if isinstance(value, str) and key in NAMED_BY:
-            yield value
+            if not is_imported or _is_directory(value):
+                yield value
         elif isinstance(value, Mapping):
-            yield from _named(value)
+            yield from _named(value, is_imported=is_imported)
+
+
+def _is_directory(name: str) -> bool:
+    return name.startswith(("embedded:", "s3://", *HUBS)) or Path(name).is_dir()

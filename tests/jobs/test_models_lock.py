@@ -95,6 +95,17 @@ def test_what_is_no_lock_is_named(tmp_path, text):
         pins.read_lock(path)
 
 
+def test_a_name_that_only_the_users_own_operator_knows_is_not_locked(tagline, config):
+    document = json.loads(config.read_text())
+    own = {"use": "my.module:Own", "model": "gpt", "judge": {"model": "gpt 2", "teacher": "model"}}
+    config.write_text(json.dumps(document | {"operators": {"own": own}}))
+
+    answer = tagline("models", "lock", config, "--json")
+
+    assert answer.code == 0, answer.errors
+    assert list(json.loads(answer.output)["models"]) == ["model"]
+
+
 def test_the_models_of_all_configs_are_found():
     job = {
         "manifest": {"path": "x", "columns": {"model": "m"}},
