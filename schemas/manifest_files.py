@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
 
 from schemas.errors import ManifestError
-from schemas.parquet_rows import read_batches, spelled_bytes
+from schemas.parquet_rows import most_rows, read_batches, spelled_bytes
 
 Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: Mapping[str, Format] = {
@@ -33,8 +33,9 @@ MOST_KEYS = 50_000  # of a line of JSON, those of structs in its lists too
 MOST_CELLS = 30_000_000  # lines times keys of a block of JSON, for each key is a column to Arrow
 JSON_BLOCK_CELLS = 8_000_000  # that many may be in a block whose lines are empty
 LEAST_JSON_BLOCK = 128 << 10  # bytes
-MOST_UNPACKED = 200  # times its bytes a file may unpack to
-FREE_UNPACKED = 100 << 20  # bytes that any file may unpack to
+MOST_UNPACKED = 200  # times its bytes a file may unpack to, or
+FREE_UNPACKED = 100 << 20  # bytes, or
+ROW_UNPACKED = 4096  # bytes a row on average: a long prompt in every row
 DEEPEST = 1_000  # lists and structs in each other in one line; Arrow's parser recurses into them
 JSON_BLOCK_BYTES = 16 << 20  # types are told from the first block; also the longest line
 STORE_ERRORS = (OSError, BotoCoreError)  # what a store answers, or that it does not
@@ -126,7 +127,12 @@ def stored_schema(kind: Format, inner: str, filesystem: Any) -> pa.Schema:
 
 
 def stored_batches(
-    kind: Format, inner: str, filesystem: Any, schema: pa.Schema
+    kind: Format,
+    inner: str,
+    filesystem: Any,
+    schema: pa.Schema,
+    *,
+    row_bytes: int = ROW_UNPACKED,
 ) -> Iterator[pa.RecordBatch]:
     """Streams the rows of a file.
 
@@ -135,6 +141,7 @@ def stored_batches(
         inner: its name.
         filesystem: that holds it.
         schema: of the rows, as `stored_schema` gives it; text is held to it.
+        row_bytes: that a row may unpack to on average, though its file is small.
 
     Raises:
         ArrowInvalid: the file is damaged, or unpacks to too much.
@@ -142,20 +149,28 @@ def stored_batches(
     arrow = arrow_filesystem(filesystem)
     size = arrow.get_file_info(inner).size or 0
     if kind == "parquet":
-        yield from _bounded(read_batches(arrow, inner, schema), size)
+        yield from _bounded(read_batches(arrow, inner, schema), size, row_bytes)
         return
     with arrow.open_input_stream(inner) as stream:
-        yield from _bounded(_text_reader(kind, stream, schema), size)
+        yield from _bounded(_text_reader(kind, stream, schema), size, row_bytes)
 
 
-def _bounded(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """Passes on the batches of a file of `size` bytes until they are more than it can mean."""
-    unpacked, most = 0, max(FREE_UNPACKED, MOST_UNPACKED * size)
+def _bounded(
+    batches: Iterable[pa.RecordBatch], size: int, row_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """Passes on the batches of a file of `size` bytes until they are more than it can mean.
+
+    An ordinary file may unpack to hundreds of times its bytes: uris that count up, and one text in
+    every row.
+    """
+    rows = unpacked = 0
     for batch in batches:
+        rows += batch.num_rows
         unpacked += batch.nbytes + sum(map(spelled_bytes, batch.columns))
-        if unpacked > most:
+        fair = row_bytes * min(rows, most_rows(size))
+        if unpacked > max(FREE_UNPACKED, MOST_UNPACKED * size, fair):
             raise pa.ArrowInvalid(
-                f"{size} bytes unpack to more than {most}, which no manifest does: refused; "
+                f"{size} bytes unpack to {unpacked} in {rows} rows, as no manifest does; refused: "
                 "leave out a column that repeats long texts"
             )
         yield batch
@@ -174,7 +189,7 @@ def stored_tables(path: str, filesystem: Any) -> Iterator[tuple[str, pa.Table]]:
         assert kind is not None  # checked by check_one_format
         try:
             schema = stored_schema(kind, inner, filesystem)
-            batches = stored_batches(kind, inner, filesystem, schema)
+            batches = stored_batches(kind, inner, filesystem, schema, row_bytes=0)  # all are held
             yield inner, pa.Table.from_batches(batches, schema)
         except READ_ERRORS as error:
             raise ManifestError(f"{inner}: cannot be read as {kind}: {error}") from error

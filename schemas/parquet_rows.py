@@ -96,8 +96,13 @@ def _spelled_out(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
+def most_rows(size: int) -> int:
+    """How many rows a file of so many bytes can mean."""
+    return max(FREE_ROWS, ROWS_PER_BYTE * size)
+
+
 def _check_rows(rows: int, size: int) -> None:
-    if rows > max(FREE_ROWS, ROWS_PER_BYTE * size):
+    if rows > most_rows(size):
         raise pa.ArrowInvalid(
             f"{rows} rows in {size} bytes: no manifest of different images is so small; refused"
         )

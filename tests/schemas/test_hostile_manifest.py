@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from schemas import manifest_files
 from schemas.errors import ManifestError
 from schemas.manifest import Manifest
 
@@ -75,6 +77,36 @@ def test_a_column_name_that_is_no_text_is_an_error_of_its_file(tmp_path):
     path.write_bytes(b"image_id,uri,\xe2\x28\xa1\na,b,c\n")
     with pytest.raises(ManifestError, match=r"m\.csv: cannot be read as csv"):
         rows(path)
+
+
+def counting_up(path: Path, prompt: str, rows: int = 20_000) -> int:
+    """A manifest of ids and uris that count up, and of one prompt in every row; its bytes."""
+    names = [f"s3://photos/{number:09}.jpg" for number in range(rows)]
+    prompts = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), [prompt])
+    table = pa.table({"image_id": names, "uri": names, "prompt": prompts})
+    pq.write_table(table, path, compression="zstd")
+    return path.stat().st_size
+
+
+def test_rows_that_count_up_and_share_a_prompt_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_files, "FREE_UNPACKED", 1 << 20)
+    path = tmp_path / "m.parquet"
+    assert counting_up(path, "a" * 1000) * manifest_files.MOST_UNPACKED < 20_000 * 1000
+
+    manifest = Manifest.open(str(path), {}, filesystem=fsspec.filesystem("file"))
+
+    assert sum(batch.num_rows for batch in manifest.batches()) == 20_000
+
+
+def test_long_prompts_and_tables_that_are_held_whole_are_held_to_the_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_files, "FREE_UNPACKED", 1 << 20)
+    path = tmp_path / "m.parquet"
+    counting_up(path, "a" * 5000)
+    with pytest.raises(ManifestError, match=r"unpack to \d+ in \d+ rows"):
+        rows(path)
+    counting_up(path, "a" * 1000)
+    with pytest.raises(ManifestError, match=r"unpack to \d+ in \d+ rows"):
+        list(manifest_files.stored_tables(str(path), fsspec.filesystem("file")))
 
 
 class Bomb:
