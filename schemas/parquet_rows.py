@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.parquet_pages import Chunk, Page, RowGroup, longest_text, pages, row_groups
+from schemas.parquet_pages import Chunk, Page, PageReader, RowGroup, row_groups
 
 BATCH_ROWS = 65_536
 BATCH_BYTES = 16 << 20  # of a batch of rows, unpacked
@@ -115,8 +115,9 @@ def _runs(source: Any, columns: list[Any], *, is_alone: bool) -> Iterator[tuple[
     """
     groups: list[int] = []
     rows, held, weight = BATCH_ROWS, 0, 0.0
+    reader = PageReader(source)
     for number, group in enumerate(_groups(source, len(columns))):
-        loads = _loads(source, group, columns, number)
+        loads = _loads(reader, group, columns, number)
         rows = min(rows, _batch_rows(loads))
         groups.append(number)
         held += group.rows
@@ -168,11 +169,11 @@ def _groups(source: Any, columns: int) -> Iterator[RowGroup]:
         raise pa.ArrowInvalid(f"its footer is damaged ({error})") from error
 
 
-def _loads(source: Any, group: RowGroup, columns: list[Any], number: int) -> list[_Load]:
+def _loads(reader: PageReader, group: RowGroup, columns: list[Any], number: int) -> list[_Load]:
     loads = []
     for chunk, column in zip(group.chunks, columns, strict=True):
         try:
-            load = _load(chunk, column, source.read_at(chunk.packed, chunk.start), group.rows)
+            load = _load(reader, chunk, column, group.rows)
         except (IndexError, ValueError) as error:  # Arrow's own are ValueErrors too
             is_told = isinstance(error, pa.ArrowInvalid)
             found = str(error) if is_told else f"a page's head is damaged ({error})"
@@ -189,25 +190,26 @@ def _loads(source: Any, group: RowGroup, columns: list[Any], number: int) -> lis
     return loads
 
 
-def _load(chunk: Chunk, column: Any, packed: bytes, rows: int) -> _Load | None:
+def _load(reader: PageReader, chunk: Chunk, column: Any, rows: int) -> _Load | None:
     """What a column in a row group weighs; None where it has no pages."""
-    found = list(pages(packed, chunk.values))
-    if not found:
-        return None
-    load = _Load(max(found, key=lambda page: page.unpacked))
-    if load.largest.unpacked > PAGE_BYTES:
-        raise pa.ArrowInvalid(
-            f"a page unpacks to {load.largest.unpacked} bytes; at most {PAGE_BYTES} are read: "
-            "write shorter texts, or smaller pages"
-        )
+    load: _Load | None = None
+    values = 0
+    for page in reader.pages(chunk):
+        if page.unpacked > PAGE_BYTES:
+            raise pa.ArrowInvalid(
+                f"a page unpacks to {page.unpacked} bytes; at most {PAGE_BYTES} are read: "
+                "write shorter texts, or smaller pages"
+            )
+        load = load or _Load(page)
+        load.largest = max(load.largest, page, key=lambda one: one.unpacked)
+        values += 0 if page.is_dictionary else page.values
+        if column.physical_type == _TEXT and not column.max_repetition_level:
+            _weigh_texts(load, page, reader, chunk.codec)
     width = _WIDTHS.get(column.physical_type, column.length)
-    if column.max_repetition_level:
-        values = sum(page.values for page in found if not page.is_dictionary)
+    if load and column.max_repetition_level:
         load.density = _bytes_of_lists(width, values, chunk.packed) / max(1, rows)
-    elif column.physical_type != _TEXT:
+    elif load and column.physical_type != _TEXT:
         load.density = width
-    else:
-        _weigh_texts(load, found, packed, chunk.codec)
     return load
 
 
@@ -222,13 +224,11 @@ def _bytes_of_lists(width: int, values: int, packed: int) -> int:
     return total
 
 
-def _weigh_texts(load: _Load, found: list[Page], packed: bytes, codec: int) -> None:
-    for page in found:
-        if page.is_dictionary:
-            data = packed[page.start : page.start + page.packed]
-            load.longest = max(load.longest, longest_text(page, data, codec))
-        elif page.needs_dictionary:
-            load.repeated += page.values
-        else:
-            share = SHARED if page.shares_beginnings else max(1, page.values)
-            load.density = max(load.density, page.unpacked / share)
+def _weigh_texts(load: _Load, page: Page, reader: PageReader, codec: int) -> None:
+    if page.is_dictionary:
+        load.longest = max(load.longest, reader.longest_text(page, codec))
+    elif page.needs_dictionary:
+        load.repeated += page.values
+    else:
+        share = SHARED if page.shares_beginnings else max(1, page.values)
+        load.density = max(load.density, page.unpacked / share)

@@ -49,6 +49,19 @@ def pages_of_columns(path: Path) -> None:
     parquet(path, {f"t{n}": text for n in range(4)}, use_dictionary=False)
 
 
+def pages_of_nothing(path: Path) -> None:
+    """A page for every value."""
+    columns = {"t": pa.nulls(100_000, pa.int32())}
+    parquet(
+        path,
+        columns,
+        data_page_size=1,
+        write_batch_size=1,
+        use_dictionary=False,
+        row_group_size=1 << 20,
+    )
+
+
 def sparse_lines(path: Path) -> None:
     """A few lines of many keys, and very many without any."""
     keys = {f"k{number}": 1 for number in range(1500)}
@@ -89,6 +102,7 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     ),
     "a page of one text.parquet": text_page,
     "pages of many columns.parquet": pages_of_columns,
+    "pages of nothing.parquet": pages_of_nothing,
     "a list of all numbers.parquet": lambda path: parquet(
         path, {"t": in_lists(pa.array(np.zeros(30_000_000, np.int32)))}
     ),

@@ -10,7 +10,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import parquet_rows
+from schemas import parquet_pages, parquet_rows
+from schemas.parquet_pages import Chunk, PageReader
 from schemas.parquet_rows import read_batches
 from tests.manifest_bombs import BOMBS, LONG, in_lists, repeated, write_all
 
@@ -99,6 +100,55 @@ def test_more_rows_than_a_file_can_hold_are_an_error(tmp_path):
     pq.write_table(pa.table({"t": pa.nulls(2_000_000, pa.int64())}), path)
     with pytest.raises(pa.ArrowInvalid, match=r"2000000 rows in \d+ bytes"):
         read(path)
+
+
+def head(packed: int, values: int = 0, text: int = 0) -> bytes:
+    """A data page's head in Thrift's compact protocol; `text` bytes of it are a statistic."""
+    told = bytes([0x15, values * 2, 0x15, 0, 0x15, 0, 0x15, 0])
+    statistics = b"\x1c\x18" + varint(text) + b"a" * text + b"\0"
+    return b"\x15\0\x15\0\x15" + varint(packed * 2) + b"\x2c" + told + statistics + b"\0\0"
+
+
+def varint(value: int) -> bytes:
+    low, more = value & 127, value >> 7
+    return bytes([low | 128]) + varint(more) if more else bytes([low])
+
+
+def reader(data: bytes) -> tuple[PageReader, Chunk]:
+    return PageReader(pa.BufferReader(data)), Chunk(0, len(data), 1 << 30, 0)
+
+
+def test_more_pages_than_a_file_can_mean_are_an_error(monkeypatch):
+    monkeypatch.setattr(parquet_pages, "FREE_PAGES", 100)
+    pages, chunk = reader(head(0) * 1000)
+    with pytest.raises(pa.ArrowInvalid, match=r"more than 210 pages in \d+ bytes"):
+        list(pages.pages(chunk))
+
+
+def test_heads_are_found_without_what_lies_between_them():
+    sizes = [10, 300_000, 0, 70_000, 5_000_000, 65_520]
+    texts = [0, 200_000, 65_500, 1, 0, 0]
+    data = b"".join(
+        head(size, 1, text) + b"\xff" * size for size, text in zip(sizes, texts, strict=True)
+    )
+    pages, chunk = reader(data)
+    read = []
+    source = pages.source
+    pages.source = Watched(source, read)
+
+    assert [page.packed for page in pages.pages(chunk)] == sizes
+    assert sum(read) < 1_000_000
+
+
+class Watched:
+    """A source that notes how much is read of it."""
+
+    def __init__(self, source: pa.NativeFile, read: list[int]) -> None:
+        self.source, self.read = source, read
+
+    def read_at(self, size: int, at: int) -> bytes:
+        self.read.append(size)
+        return self.source.read_at(size, at)
 
 
 @pytest.mark.chaos
