@@ -199,6 +199,7 @@ def test_a_lineage_server_learns_why_a_run_failed(tmp_path, server, monkeypatch)
 def test_a_run_that_is_asked_to_end_tells_its_log_and_lineage_and_what_is_kept(
     tmp_path, server, caplog
 ):
+    before = signal.getsignal(signal.SIGTERM)
     kept = "tagline: ended by SIGTERM; parts already written are kept, and the same command goes on"
     with (
         pytest.raises(SystemExit, match=kept),
@@ -208,7 +209,7 @@ def test_a_run_that_is_asked_to_end_tells_its_log_and_lineage_and_what_is_kept(
 
     assert [event["eventType"] for event in server.events] == ["START", "FAIL"]
     assert caplog.text.count("event=run_failed") == 1
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_lineage_server_that_hangs_costs_a_run_a_bounded_time(monkeypatch, caplog):
