@@ -26,17 +26,33 @@ def ending_in_order(tell: Callable[[str], object]) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        asked.append("SIGTERM")
         tell("SIGTERM")
         raise _ended("SIGTERM")
 
+    asked: list[str] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.append("Ctrl-C")
+        signal.default_int_handler(number, frame)
+
     before = signal.signal(signal.SIGTERM, end)
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heeded:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except SystemExit as ended:
         if ended.code == signal.SIGTERM:  # by Ray's own handler, while Ray starts
             raise _ended("SIGTERM") from None
         raise
+    except Exception:
+        if asked:  # a library took what the handler raised for a fault of its own
+            raise _ended(asked[0]) from None
+        raise
     finally:
+        if is_heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, before)
 
 
