@@ -213,14 +213,15 @@ def test_a_run_that_is_asked_to_end_tells_its_log_and_lineage_and_what_is_kept(
 
 
 def test_a_run_that_is_interrupted_inside_a_library_says_what_is_kept(tmp_path):
-    with (
-        pytest.raises(SystemExit, match="ended by Ctrl-C; parts already written are kept"),
-        observed(job.config(tmp_path, 1), "enrich"),
-    ):
+    def read_a_stream() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except KeyboardInterrupt:
             raise ValueError("reading the stream failed") from None  # as DuckDB does
+
+    kept = "ended by Ctrl-C; parts already written are kept"
+    with pytest.raises(SystemExit, match=kept), observed(job.config(tmp_path, 1), "enrich"):
+        read_a_stream()
 
 
 def test_a_lineage_server_that_hangs_costs_a_run_a_bounded_time(monkeypatch, caplog):
