@@ -55,4 +55,10 @@ class Waiting:
                 said = 0
             elif waited >= (said + 1) * self.seconds:
                 said = int(waited / self.seconds)
-                logger.info("event=waiting for=%s seconds=%.0f", self._what(), waited)
+                logger.info("event=waiting for=%s seconds=%.0f", self._told(), waited)
+
+    def _told(self) -> str:
+        try:
+            return self._what()
+        except Exception as error:  # of Ray, say, in trouble: it is then that this is watched
+            return f"what cannot be told ({type(error).__name__}: {error})"

@@ -22,6 +22,8 @@ MOST_LINES = 1_000  # kept until the driver asks
 
 Line = tuple[str, str, tuple[Any, ...]]  # logger, message, values
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def followed(work: Work) -> Iterator[None]:
@@ -99,7 +101,8 @@ class _Follower:
     def __init__(self, board: str) -> None:
         self.board = board
         self.ended = threading.Event()
-        self.told: dict[tuple[str, Any], float] = {}
+        self.told: dict[tuple[str, tuple[Any, ...]], float] = {}
+        self.trouble: type[Exception] | None = None  # the last that was told of
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def _follow(self) -> None:
@@ -114,13 +117,18 @@ class _Follower:
                 continue
             except (ValueError, ray.exceptions.RayError):  # nobody has waited, or it has died
                 lines = []
+            except Exception as error:  # of a Ray in trouble; it may come back
+                lines = []
+                if type(error) is not self.trouble:
+                    logger.warning("event=worker_lines_not_heard error=%r", error)
+                self.trouble = type(error)
             asked = None
             for line in lines:
                 self._tell(*line)
 
     def _tell(self, name: str, message: str, values: tuple[Any, ...]) -> None:
         """Logs a line, unless another worker said as much of the same store a moment ago."""
-        about, now = (message, values[0]), time.monotonic()
+        about, now = (message, values[:1]), time.monotonic()
         if now - self.told.get(about, -TOLD_SECONDS) >= TOLD_SECONDS / 2:
             self.told[about] = now
             logging.getLogger(name).warning(message, *values)

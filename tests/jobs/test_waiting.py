@@ -33,6 +33,19 @@ def test_what_is_waited_for_is_said_again_and_again(monkeypatch):
     assert listener.lines[0] == "event=waiting for=3 of 7 shards seconds=0"
 
 
+def test_a_question_that_fails_does_not_end_the_watching(monkeypatch):
+    listener = Listener(monkeypatch)
+
+    def left():
+        raise ConnectionError("Ray is away")
+
+    with Waiting(0.05) as watched:
+        watched.begins(left)
+        assert listener.heard.wait(10)
+
+    assert "for=what cannot be told (ConnectionError: Ray is away)" in listener.lines[1]
+
+
 def test_nothing_is_said_while_something_moves(monkeypatch):
     listener = Listener(monkeypatch)
 
