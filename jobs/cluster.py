@@ -35,7 +35,11 @@ ENVIRONMENT = {  # of a Ray of its own
 }
 KNOCK_SECONDS = 10.0  # for a cluster's port to answer
 KNOCK_EVERY_SECONDS = 5.0
-LOST_SECONDS = 40.0  # without an answer; Ray waits 60 for a server that may come back
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"  # how long Ray waits for a lost server
+RECONNECT_SECONDS = 60.0  # unless that says otherwise
+AHEAD_SECONDS = 20.0  # of Ray, which then ends this process without a word
+LOST_SECONDS = 40.0  # without an answer, at least
+LOST_KNOCKS = 3  # without an answer, at least: this process may itself have been stopped
 START_TRIES = 3  # a busy machine may miss the 30 seconds Ray gives itself
 MEMORY_LIMIT_FILES = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -206,19 +210,48 @@ def _watched(address: str | None, over: threading.Event, on_lost: Callable[[str]
     where = f"at {address!r}" if address else "on this machine"
 
     def watch() -> None:
-        heard = time.monotonic()
+        silence = _Silence(lost_seconds())
         while not over.wait(KNOCK_EVERY_SECONDS):
             try:
                 knock(server)
-                heard = time.monotonic()
+                silence.ends()
             except OSError as error:
-                if time.monotonic() - heard > LOST_SECONDS and not over.is_set():
+                if silence.is_for_good() and not over.is_set():
                     message = f"Ray {where} is gone: {error}; {KEPT}"
                     on_lost(message)
                     print(f"tagline: {message}", file=sys.stderr, flush=True)
                     os._exit(RunError.exit_code)
 
     threading.Thread(target=watch, name="knocking", daemon=True).start()
+
+
+class _Silence:
+    """How long a server has not answered, and how many knocks.
+
+    Args:
+        seconds: until it is gone.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.ends()
+
+    def ends(self) -> None:
+        """Takes an answer."""
+        self._heard, self._missed = time.monotonic(), 0
+
+    def is_for_good(self) -> bool:
+        """Takes a knock that was not answered, and says whether the server is gone."""
+        self._missed += 1
+        waited = time.monotonic() - self._heard
+        return waited > self.seconds and self._missed >= LOST_KNOCKS
+
+
+def lost_seconds() -> float:
+    """How long a server may not answer: less than Ray itself waits for it."""
+    told = os.environ.get(RECONNECT, "")
+    waits = float(told) if told.isdigit() else RECONNECT_SECONDS
+    return max(LOST_SECONDS, waits - AHEAD_SECONDS)
 
 
 def knock(address: str) -> None:

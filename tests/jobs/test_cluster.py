@@ -103,3 +103,23 @@ def test_a_job_begins_before_the_machines_that_its_cluster_may_grow_to(tmp_path)
     assert f"event=progress rows=0/{len(rows)}" in begun
     assert job.returncode == 0, errors
     assert json.loads(output)["computed"] == {"embedding": len(rows)}
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(None, 40), ("30", 40), ("300", 280), ("soon", 40)])
+def test_a_server_is_lost_only_shortly_before_ray_gives_it_up(monkeypatch, told, seconds):
+    monkeypatch.delenv(cluster.RECONNECT, raising=False)
+    if told:
+        monkeypatch.setenv(cluster.RECONNECT, told)
+
+    assert cluster.lost_seconds() == seconds
+
+
+def test_one_knock_in_vain_after_a_long_stop_ends_no_run(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now)
+    silence = cluster._Silence(40)
+    now = 3_600.0
+
+    assert [silence.is_for_good() for _ in range(3)] == [False, False, True]
+    silence.ends()
+    assert [silence.is_for_good() for _ in range(4)] == [False] * 4
