@@ -3,12 +3,13 @@
 from collections import Counter
 
 from jobs.parts import PartReport
+from schemas.config import FETCH
 from schemas.errors import RunError
 
 LEAST_ROWS = 200  # tried, before a run may end early
 TOP_CODES = 3  # named when it does
 STORE_ADVICE = "the same command goes on when the store answers again"
-ADVICE = {  # where most errors are of one kind, and the set-up is to be blamed
+ADVICE = {  # where most errors are of one kind and of images that did not come
     "forbidden": "check the credentials, and that they may read these objects (s3:GetObject)",
     "missing": "check the manifest's uris, and AWS_ENDPOINT_URL where it is set",
     "policy": "check `allow` in the config",
@@ -34,6 +35,7 @@ class ErrorLimit:
         self.tried = 0
         self.failed = 0
         self.codes: Counter[str] = Counter()
+        self.stages: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
     def go_on_from(self, report: PartReport) -> None:
@@ -79,7 +81,8 @@ class ErrorLimit:
         for code, count in common[:1]:
             if code in self.examples:
                 told += f"; such as {self.examples[code]!r}"
-            if code in ADVICE and count * 2 > self.codes.total():
+            is_of_store = self.stages[FETCH] * 2 > self.stages.total()
+            if code in ADVICE and count * 2 > self.codes.total() and is_of_store:
                 told += f"; {ADVICE[code]}"
         return told
 
@@ -88,4 +91,5 @@ class ErrorLimit:
         self.tried += report.tried - sum(report.repeated.values())
         self.failed += new.total()
         self.codes.update(new)
+        self.stages.update(report.failed)
         self.examples = {**report.examples, **self.examples}

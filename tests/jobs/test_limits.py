@@ -67,6 +67,7 @@ def test_what_stopped_a_run_is_told_with_a_place_and_what_to_check():
         rows=512,
         tried=512,
         errors={"forbidden": 500, "missing": 12},
+        failed={"fetch": 512},
         examples={"forbidden": "s3://photos/1.png: Access Denied", "missing": "s3://photos/2.png"},
     )
     with pytest.raises(
@@ -74,3 +75,15 @@ def test_what_stopped_a_run_is_told_with_a_place_and_what_to_check():
         match=r"forbidden 500, missing 12; such as 's3://photos/1\.png: Access Denied'; check",
     ):
         limit.count(refused)
+
+
+def test_time_outs_of_an_operator_are_not_blamed_on_the_store():
+    stage = {"fetch": ErrorLimit(0.05), "caption": ErrorLimit(0.05)}
+    told = {}
+    for name, limit in stage.items():
+        with pytest.raises(RunError) as ended:
+            limit.count(PartReport("s", 512, 512, errors={"timeout": 500}, failed={name: 500}))
+        told[name] = str(ended.value)
+
+    assert "when the store answers again" in told["fetch"]
+    assert "the store" not in told["caption"]
