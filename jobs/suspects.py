@@ -1,9 +1,10 @@
 """Finds the rows that kill or hang the process which computes them, and computes all the others.
 
 A suspect shard is run in pieces in a process of its own. A piece that comes back is done; one whose
-process dies is cut around the batch that it died of, then in halves, down to the poison rows. Each
-becomes an error row `crashed`, or `timeout` where nothing came for so long that the process was
-ended, and keeps what was computed before. The process is not Ray's: nothing is retried.
+process dies is cut into the rows of the batch that it died of and what lies around them, or in
+halves where no batch was begun, down to the poison rows. Each becomes an error row `crashed`, or
+`timeout` where nothing came for so long that the process was ended, and keeps what was computed
+before. The process is not Ray's: nothing is retried.
 """
 
 import ctypes
@@ -51,7 +52,7 @@ def compute_suspect(work: Work, shard: Shard, needed: Collection[str]) -> PartRe
     """
     state = open_shard(work, shard)
     with _OwnProcess(work, needed) as process:
-        done = list(_computed_in_halves(process.run, work, state))
+        done = list(_computed_in_pieces(process.run, work, state))
     return close_shard(work, _joined(shard, done))
 
 
@@ -74,7 +75,7 @@ class _Death:
     batch: tuple[int, int] | None
 
 
-def _computed_in_halves(
+def _computed_in_pieces(
     run: Callable[[ShardState], ShardState | _Death], work: Work, state: ShardState
 ) -> Iterator[ShardState]:
     """Computes all rows in order, whatever it takes."""
@@ -102,10 +103,14 @@ def _computed_in_halves(
 
 
 def _pieces(count: int, batch: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Cuts rows around the batch that was computed last, or in halves where that is all of them."""
-    half = (count + 1) // 2
-    first, end = batch or (0, count)
-    cuts = (0, first, end, count) if end - first < count else (0, half, count)
+    """Cuts out each row of the batch that was computed last; in halves where none was.
+
+    A row that hangs costs a time-out whenever it is tried, so it is tried alone at once.
+    """
+    if batch is None:
+        return [(0, (count + 1) // 2), ((count + 1) // 2, count)]
+    first, end = batch
+    cuts = (0, *range(first, end), end, count)
     return [(one, other) for one, other in pairwise(cuts) if one < other]
 
 

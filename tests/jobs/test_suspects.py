@@ -7,14 +7,20 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from jobs import suspects
 from jobs.enrich import _Run
 from jobs.observed import observed
 from jobs.plan import plan
+from jobs.shards import Shard
+from jobs.stages import ShardState, Work
 from jobs.suspects import compute_suspect
 from operators.catalog import build_operators
+from operators.columns import BOOKKEEPING, with_columns
+from operators.fetcher import Fetcher
+from operators.policy import Policy
 from schemas.errors import ModelError
 from tests import plain_jobs as job
 
@@ -61,13 +67,48 @@ def test_a_row_that_never_comes_back_is_ended_and_its_neighbours_are_right(tmp_p
     assert rows[3]["error"]["message"].startswith("no answer came in 2 s (limits.batch_timeout)")
 
 
+def suspect(rows):
+    shard = Shard("0", rows=rows, due=rows, images=0, image_bytes=0, file="0", row_group=0)
+    table = pa.table({"number": pa.array(range(rows), pa.float32())})
+    return ShardState(shard, with_columns(table, BOOKKEEPING))
+
+
+def work_of(*operators, **given):
+    return Work(None, operators, Fetcher(operators, Policy()), **given)
+
+
+def test_one_row_that_hangs_costs_two_time_outs_in_its_own_process():
+    died = []
+
+    def run(state):
+        numbers = state.table["number"].to_pylist()
+        if 37 not in numbers:
+            return state
+        died.append(len(numbers))
+        first = numbers.index(37) // 16 * 16
+        batch = (first, min(first + 16, len(numbers)))
+        return suspects._Death("scaled", "timeout", "no answer", None, batch)
+
+    work = work_of(job.Scaled(of="number"))
+    done = list(suspects._computed_in_pieces(run, work, suspect(100)))
+
+    assert died == [100, 1]
+    assert [n for state in done for n in state.table["number"].to_pylist()] == list(range(100))
+    codes = [
+        row["error"]["code"]
+        for state in done
+        for row in state.table.to_pylist()
+        if row.get("error")
+    ]
+    assert codes == ["timeout"]
+
+
 @pytest.mark.parametrize(
     ("batch", "pieces"),
     [
         (None, [(0, 5), (5, 9)]),
-        ((0, 9), [(0, 5), (5, 9)]),
-        ((3, 5), [(0, 3), (3, 5), (5, 9)]),
-        ((0, 4), [(0, 4), (4, 9)]),
+        ((0, 9), [(n, n + 1) for n in range(9)]),
+        ((3, 5), [(0, 3), (3, 4), (4, 5), (5, 9)]),
     ],
 )
 def test_rows_are_cut_around_the_batch_that_the_process_died_of(batch, pieces):
