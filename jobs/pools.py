@@ -30,7 +30,7 @@ from jobs.parts import PartReport, read_report
 from jobs.resources import TASK_CPUS, Allotment
 from jobs.shards import Shard
 from jobs.shared_answers import SharedAnswers, board_of
-from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
+from jobs.stages import ShardState, Work, close_shard, load_for, open_shard, run_stage
 from jobs.suspects import compute_suspect
 from jobs.worker_lines import followed, forward
 from schemas import errors
@@ -177,6 +177,7 @@ class _Stage:
             state = self._received(row, parcel)
             if isinstance(state, PartReport):
                 return _settled(report=state.to_json())
+            load_for(self.work, self.name, state)
             with self.timer:
                 done = run_stage(
                     self.work, self.name, state, answers=self.answers, on_batch=self.timer.moves

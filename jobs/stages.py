@@ -20,10 +20,10 @@ from operators.base import OnBatch, Operator, apply, stale_rows
 from operators.fetcher import Fetcher
 from operators.matcher import Matcher
 from operators.repeats import Answers
-from schemas.config import FETCH
+from schemas.config import FETCH, Limits
 from schemas.enriched import ERROR, IMAGE_ENCODED, IS_DUE, key_column
 
-BATCH_SECONDS = 600.0  # of a call, unless the config says otherwise
+FETCH_MARGIN_SECONDS = 120.0  # beyond what an image may take: it waits for memory, and is checked
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Work:
     batches: Mapping[str, int] = field(default_factory=dict)
     rounds: int = 0
     logs: Logs | None = None
-    batch_seconds: float = BATCH_SECONDS
+    batch_seconds: float = Limits().batch_timeout.total_seconds()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -54,9 +54,13 @@ class Work:
         return (FETCH, *(operator.name for operator in self.operators))
 
     def batch_limit(self, stage: str) -> float | None:
-        """Seconds of one call; None of a stage that asks a server, which has limits of its own."""
-        is_remote = stage != FETCH and getattr(self.operator(stage), "is_remote", False)
-        return None if is_remote else self.batch_seconds
+        """Seconds of one call; None of a stage that asks a server, which has limits of its own.
+
+        Images are waited for as long as the fetcher has patience.
+        """
+        if stage == FETCH:
+            return max(self.batch_seconds, self.fetcher.longest_seconds + FETCH_MARGIN_SECONDS)
+        return None if getattr(self.operator(stage), "is_remote", False) else self.batch_seconds
 
     def operator(self, name: str) -> Operator:
         """Looks up the operator of a stage."""
@@ -99,6 +103,12 @@ def open_shard(work: Work, shard: Shard) -> ShardState:
     """
     path = f"read {shard.file} of {work.plan.directory}"
     return ShardState(shard, patiently(lambda: read_shard(work.plan.directory, shard), path))
+
+
+def load_for(work: Work, name: str, state: ShardState) -> None:
+    """Reads the weights of a stage that has rows to compute, before the seconds of a call count."""
+    if name != FETCH and len(stale_rows(work.operator(name), state.table)):
+        work.operator(name).load()
 
 
 def run_stage(

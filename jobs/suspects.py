@@ -24,14 +24,14 @@ import pyarrow as pa
 
 from jobs.parts import PartReport
 from jobs.shards import Shard
-from jobs.stages import ShardState, Work, close_shard, open_shard, run_stage
+from jobs.stages import ShardState, Work, close_shard, load_for, open_shard, run_stage
 from operators.columns import Failure, Positions, nulled, stamped, with_columns, with_errors
 from schemas.config import FETCH
 from schemas.enriched import IMAGE_ENCODED, key_column
 from schemas.errors import ErrorCode, RowFault, RunError, TaglineError
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that comes when the parent is gone
-START_SECONDS = 600.0  # to import torch and read the weights from a slow disk
+START_SECONDS = 600.0  # to import torch, or to read weights from a slow disk
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def _pieces(count: int, batch: tuple[int, int] | None) -> list[tuple[int, int]]:
 def _crashed(work: Work, state: ShardState, death: _Death) -> ShardState:
     """The single row with its error; what its stage and later ones would write is null."""
     at = work.stages.index(death.stage)
-    fault = RowFault(death.code, death.reason)
+    is_store = death.stage == FETCH and death.code == "timeout"
+    fault = RowFault(death.code, death.reason, transient=is_store)
     table = state.table
     for operator in work.operators:
         key = pa.field(key_column(operator.name), pa.string())
@@ -174,9 +175,10 @@ class _OwnProcess:
         """Computes all stages, unless that kills the process."""
         pipe = self._pipe or self._start()
         at = _Place(FETCH)
+        limit: float | None = START_SECONDS
         try:
             pipe.send(state)
-            while pipe.poll(self.work.batch_limit(at.stage)):
+            while pipe.poll(limit):
                 kind, *rest = pipe.recv()
                 if kind == "done":
                     return rest[0]  # type: ignore[no-any-return]
@@ -184,12 +186,16 @@ class _OwnProcess:
                     raise rest[0]
                 if kind == "broken":
                     return self._ended(at, reason=rest[0])
-                at = _Place(*rest) if kind == "enters" else replace(at, batch=rest[0])
+                if kind == "enters":
+                    at, limit = _Place(*rest), START_SECONDS
+                else:
+                    at, limit = replace(at, batch=rest[0]), self.work.batch_limit(at.stage)
         except (EOFError, ConnectionError):
             return self._ended(at)
         self._process.kill()
-        seconds = f"{self.work.batch_seconds:g} s"
-        reason = f"no answer came in {seconds} (limits.batch_timeout), so its process was ended"
+        is_configured = at.batch is not None and limit == self.work.batch_seconds
+        named = " (limits.batch_timeout)" if is_configured else ""
+        reason = f"no answer came in {limit:g} s{named}, so its process was ended"
         return self._ended(at, code="timeout", reason=reason)
 
     def _start(self) -> Connection:
@@ -259,6 +265,8 @@ def _through_all_stages(work: Work, state: ShardState, pipe: Connection) -> Shar
     for name in work.stages:
         is_single = state.table.num_rows == 1
         pipe.send(("enters", name, _without_image(state) if is_single else None))
+        load_for(work, name, state)
+        pipe.send(("computes", None))
         state = run_stage(work, name, state, on_batch=tell)
     return _without_image(state)
 

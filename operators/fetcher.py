@@ -123,6 +123,7 @@ class Fetcher:
         self.image_bytes = image_bytes
         self.pixel_limit = pixel_limit
         self.threads = threads
+        self.timeout_seconds = timeout_seconds
         self.patience = Patience(patience_seconds)
         self.keys = {
             key_column(operator.name): operator.key
@@ -216,6 +217,11 @@ class Fetcher:
             return self.patience.ask(place.host, lambda: source.etag(place)) != etag
         except RowFault:
             return False
+
+    @property
+    def longest_seconds(self) -> float:
+        """That one image may take: two tries around all patience, each to a first byte and on."""
+        return self.patience.seconds + 2 * 2 * self.timeout_seconds
 
     def retries(self) -> Counter[str]:
         """Tries beyond an image's first since this was last called, by the code that failed."""

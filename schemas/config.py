@@ -33,8 +33,7 @@ FETCH = "fetch"  # the stage that fetches images: may have resources, no operato
 NOT_POOLS = ("cost_per_hour", "machines")  # what else `resources` says
 OPERATOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 RESERVED_NAMES = frozenset(
-    {FETCH, *NOT_POOLS, "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, DUPLICATE_OF}
-    | {IS_DUE, ATTEMPTS}
+    {FETCH, *NOT_POOLS, "image", IMAGE_ID, URI, ERROR, ENRICHED_AT, DUPLICATE_OF, IS_DUE, ATTEMPTS}
 )
 MANIFEST_COLUMNS = (IMAGE_ID, URI)
 

@@ -9,8 +9,11 @@ from jobs import pools
 from jobs.parts import PartReport
 from jobs.pools import PARCEL_SCHEMA
 from jobs.shards import Shard
-from jobs.stages import ShardState
+from jobs.stages import ShardState, Work
+from operators.fetcher import Fetcher
+from operators.policy import Policy
 from schemas.errors import ModelError, RunError
+from tests import plain_jobs
 
 SHARD = Shard("000001", 3, 2, 2, 1000, "rows.parquet", 4, ("data/a/b.parquet",))
 
@@ -70,4 +73,20 @@ def test_a_shard_that_is_done_or_faulty_passes_every_stage_untouched(parcel):
     )
 
     assert stage(parcel) is parcel
-    assert pools._put(None, parcel) is parcel
+    assert pools._put(stage.work, parcel) is parcel
+
+
+def test_weights_that_are_read_late_are_read_before_the_timer_of_a_batch_runs(monkeypatch):
+    operator = plain_jobs.Scaled(of="number")
+    work = Work(None, (operator,), Fetcher([operator], Policy()))
+    stage = pools._Stage(work, "scaled", is_needed=False)
+    is_timed = []
+    monkeypatch.setattr(operator, "load", lambda: is_timed.append(stage.timer._is_on))
+    shard = Shard("0", rows=2, due=2, images=0, image_bytes=0, file="0", row_group=0)
+    state = ShardState(shard, pa.table({"number": pa.array([1, 2], pa.float32())}))
+
+    parcel = stage(pools._packed(state))
+    done = pools._unpacked(pools._told(parcel), parcel)
+
+    assert done.computed == {"scaled": 2}
+    assert is_timed[0] is False

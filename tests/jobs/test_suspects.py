@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -19,7 +21,8 @@ from jobs.stages import ShardState, Work
 from jobs.suspects import compute_suspect
 from operators.catalog import build_operators
 from operators.columns import BOOKKEEPING, with_columns
-from operators.fetcher import Fetcher
+from operators.fetcher import TIMEOUT_SECONDS, Fetcher
+from operators.patience import PATIENCE_SECONDS
 from operators.policy import Policy
 from schemas.errors import ModelError
 from tests import plain_jobs as job
@@ -101,6 +104,33 @@ def test_one_row_that_hangs_costs_two_time_outs_in_its_own_process():
         if row.get("error")
     ]
     assert codes == ["timeout"]
+
+
+def test_a_store_that_is_away_is_waited_for_longer_than_a_batch_may_take():
+    work = work_of(job.Brightness(), batch_seconds=120.0)
+
+    assert work.batch_limit("brightness") == 120
+    assert work.batch_limit("fetch") > PATIENCE_SECONDS + 4 * TIMEOUT_SECONDS
+
+
+@pytest.mark.parametrize(("stage", "may_pass"), [("fetch", True), ("scaled", False)])
+def test_only_a_time_out_of_the_fetch_may_pass(stage, may_pass):
+    death = suspects._Death(stage, "timeout", "no answer", None, None)
+    crashed = suspects._crashed(work_of(job.Scaled(of="number")), suspect(1), death)
+
+    assert crashed.table["error"][0]["transient"].as_py() is may_pass
+
+
+def test_weights_that_are_read_late_are_read_before_the_seconds_of_a_batch_count(monkeypatch):
+    told = []
+    operator = job.Scaled(of="number")
+    monkeypatch.setattr(operator, "load", lambda: told.append("load"))
+    pipe = SimpleNamespace(send=lambda message: told.append(message[0]))
+    table = suspect(2).table.append_column("uri", pa.nulls(2, pa.string()))
+
+    suspects._through_all_stages(work_of(operator), replace(suspect(2), table=table), pipe)
+
+    assert told == ["enters", "computes", "enters", "load", "computes", "load", "computes"]
 
 
 @pytest.mark.parametrize(
