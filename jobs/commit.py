@@ -30,6 +30,7 @@ from deltalake.transaction import (
 
 from jobs import storage
 from jobs.compaction import compact_when_many
+from jobs.damage import DamagedFile, read_checked
 from jobs.history import Note
 from jobs.log_entry import put_entry
 from jobs.restore import was_restored_since
@@ -269,14 +270,18 @@ def _parts(plan: Plan, shards: Sequence[Shard]) -> list[AddAction]:
 
 
 def _rows_of(path: str) -> int:
-    arrow = storage.arrow_filesystem(path)
     try:
-        return int(pq.read_metadata(storage.inner_path(path), filesystem=arrow).num_rows)
-    except pa.ArrowInvalid as error:
+        return read_checked(path, _count)
+    except DamagedFile as damaged:
         raise RunError(
-            f"{path}: the part was damaged after it was put: {error}; nothing was written; run the "
-            "same command again, it computes that part anew"
-        ) from error
+            f"{path}: the part was damaged after it was put: {damaged.reason}; nothing was "
+            "written; run the same command again, it computes that part anew"
+        ) from damaged
+
+
+def _count(file: pa.NativeFile) -> int:
+    opened = pq.ParquetFile(file)
+    return int(opened.metadata.num_rows) if opened.schema_arrow.names else 0
 
 
 def _add_action(plan: Plan, shard: Shard, file: storage.StoredFile) -> AddAction:

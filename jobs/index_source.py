@@ -225,7 +225,9 @@ def read_files(
         path = storage.join(table.path, file.path)
         arrow = storage.arrow_filesystem(path)
         try:
-            with pq.ParquetFile(storage.inner_path(path), filesystem=arrow) as opened:
+            with pq.ParquetFile(
+                storage.inner_path(path), filesystem=arrow, page_checksum_verification=True
+            ) as opened:
                 there = [name for name in columns if name in opened.schema_arrow.names]
                 for batch in opened.iter_batches(BATCH_ROWS, columns=there):
                     yield pa.table([_column(batch, field) for field in schema], schema=schema)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import storage
+from jobs.damage import DamagedFile, read_checked
 from jobs.shards import Plan, Shard, part_path, part_schema
 from jobs.store_patience import asked_again
 from schemas.errors import RunError
@@ -106,7 +107,7 @@ def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> P
     part = table.select(schema.names).cast(schema)
     part = part.replace_schema_metadata({REPORT: report.to_json().encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd")
+    pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
     path, data = part_path(plan, shard), sink.getvalue().to_pybytes()
     standing = None
     while standing is None:
@@ -118,29 +119,25 @@ def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> P
 def read_report(plan: Plan, shard: Shard) -> PartReport | None:
     """Reads how a part came about; None when there is no part yet.
 
-    Parts are put whole, so one that cannot be read was damaged since. No table has it yet: it is
-    removed, to be computed again.
+    Parts are put whole, so one whose footer cannot be read was damaged since. No table has it yet:
+    it is removed, to be computed again.
 
     Raises:
         RunError: the store does not answer.
     """
     path = part_path(plan, shard)
     try:
-        metadata = patiently(
-            lambda: (
-                pq.read_schema(
-                    storage.inner_path(path), filesystem=storage.arrow_filesystem(path)
-                ).metadata
-            ),
-            f"read {path}",
-        )
+        return patiently(lambda: read_checked(path, _report), f"read {path}")
     except FileNotFoundError:
         return None
-    except pa.ArrowInvalid as error:
-        logger.warning("event=part_damaged path=%s reason=%r", path, str(error))
+    except DamagedFile as damaged:
+        logger.warning("event=part_damaged path=%s reason=%r", path, damaged.reason)
         storage.delete(path)
         return None
-    return PartReport.from_json(metadata[REPORT])
+
+
+def _report(file: pa.NativeFile) -> PartReport:
+    return PartReport.from_json(pq.read_schema(file).metadata[REPORT])
 
 
 def read_reports(plan: Plan, shards: Sequence[Shard]) -> list[PartReport]:

@@ -109,7 +109,7 @@ def _put(
     there = column.name in table.schema.names
     schema = table.schema if there else table.schema.append(column)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for rows in _with_values(table, file, column, values[file.path]):
             writer.write_table(rows.select(schema.names))
     data, target = sink.getvalue().to_pybytes(), storage.join(table.path, path)

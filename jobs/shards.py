@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import storage
+from jobs.damage import DamagedFile, lost_data_file, read_checked
 from schemas.enriched import ATTEMPTS, IN_FLIGHT_SCHEMA, IS_DUE
 from schemas.errors import TableError
 
@@ -242,16 +243,16 @@ def read_plan(table: str, plan_id: str) -> Plan | None:
 
 @lru_cache(maxsize=4)
 def _open(path: str) -> pq.ParquetFile:
-    return _open_data(path)
-
-
-def _open_data(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(
             storage.inner_path(path), filesystem=storage.arrow_filesystem(path), pre_buffer=True
         )
     except FileNotFoundError as error:
-        raise TableError(f"{path} is gone, perhaps by a vacuum; run again to plan anew") from error
+        raise _gone(path) from error
+
+
+def _gone(path: str) -> TableError:
+    return TableError(f"{path} is gone, perhaps by a vacuum; run again to plan anew")
 
 
 def _kept_values(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -272,21 +273,30 @@ def _kept_values(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _rows_of(path: str, wanted: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
     """Reads rows of a data file from the row groups that hold them; nulls for what it lacks."""
-    file = _open_data(path)
     first, last = pc.min(wanted).as_py(), pc.max(wanted).as_py()
-    start, groups, skipped = 0, [], None
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        if start <= last and end > first:
-            groups.append(group)
-            skipped = start if skipped is None else skipped
-        start = end
-    present = [name for name in schema.names if name in file.schema_arrow.names]
-    rows = file.read_row_groups(groups, columns=present)
-    at = pc.subtract(wanted, skipped or 0)
+
+    def read(source: pa.NativeFile) -> tuple[pa.Table, int]:
+        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        start, groups, skipped = 0, [], None
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if start <= last and end > first:
+                groups.append(group)
+                skipped = start if skipped is None else skipped
+            start = end
+        present = [name for name in schema.names if name in file.schema_arrow.names]
+        return file.read_row_groups(groups, columns=present), skipped or 0
+
+    try:
+        rows, skipped = read_checked(path, read)
+    except FileNotFoundError as error:
+        raise _gone(path) from error
+    except DamagedFile as damaged:
+        raise lost_data_file(path, damaged.reason) from damaged
+    at = pc.subtract(wanted, skipped)
     columns = [
         rows[field.name].cast(field.type).take(at)  # deltalake writes views, which cannot be taken
-        if field.name in present
+        if field.name in rows.column_names
         else pa.nulls(len(wanted), field.type)
         for field in schema
     ]

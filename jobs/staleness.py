@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import storage
+from jobs.damage import read_data_file
 from jobs.decision import (
     FILE,
     IS_ABSENT,
@@ -377,16 +378,14 @@ def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[
 def _state_of(table: str, file: DataFile, position: int, schema: pa.Schema) -> pa.Table:
     """Reads what decides of one data file; a column it lacks is null."""
     path = storage.join(table, file.path)
-    arrow = storage.arrow_filesystem(path)
-    try:
-        with pq.ParquetFile(storage.inner_path(path), filesystem=arrow) as opened:
-            there = set(opened.schema_arrow.names)
-            rows = opened.read([column for column in schema.names if column in there])
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise TableError(
-            f"{path}: a data file of the table is gone or damaged ({error}); bring it back from a "
-            "backup, or the table to a version without it: `tagline history`, `tagline restore`"
-        ) from error
+
+    def read(source: pa.NativeFile) -> pa.Table:
+        opened = pq.ParquetFile(source, page_checksum_verification=True)
+        there = set(opened.schema_arrow.names)
+        return opened.read([column for column in schema.names if column in there])
+
+    rows = read_data_file(path, read)
+    there = set(rows.column_names)
     made = {
         FILE: pa.repeat(pa.scalar(position, pa.int32()), rows.num_rows),
         ROW: pa.array(np.arange(rows.num_rows, dtype=np.int64)),

@@ -1,14 +1,19 @@
 """The parts of a plan: put once, and telling how they came about."""
 
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from jobs import parts, store_patience
+from jobs import parts, shards, store_patience
+from jobs.commit import commit
 from jobs.parts import PartReport, patiently, put_part, read_report, read_reports
 from jobs.plan import plan
-from jobs.shards import read_shard
+from jobs.shards import part_path, read_shard
 from operators.catalog import build_operators
-from schemas.errors import RunError
+from schemas.errors import RunError, TableError
 from tests import plain_jobs as job
 
 REPORT = PartReport(
@@ -78,3 +83,91 @@ def test_a_file_that_is_not_there_is_not_waited_for():
 
     with pytest.raises(FileNotFoundError):
         patiently(ask, "read it")
+
+
+def flipped(path, at):
+    """The bytes of a file with one bit of them turned."""
+    data = bytearray(Path(path).read_bytes())
+    data[at] ^= 1
+    return bytes(data)
+
+
+@pytest.fixture
+def part(planned, monkeypatch):
+    """The path of the first part, which is there; no store is waited for."""
+    shard = planned.shards[0]
+    put_part(planned, shard, read_shard(planned.directory, shard), REPORT)
+    monkeypatch.setattr(store_patience, "pause", lambda trial: pytest.fail("waits for the store"))
+    return part_path(planned, shard)
+
+
+def test_a_bit_that_flips_in_a_footer_is_no_store_that_does_not_answer(planned, part):
+    whole, told = Path(part).read_bytes(), set()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(footer, len(whole), (len(whole) - footer) // 100):
+        data = flipped(part, at)
+        try:
+            parts._report(pa.BufferReader(data))
+        except Exception as error:
+            told.add(type(error))
+            Path(part).write_bytes(data)
+            assert read_report(planned, planned.shards[0]) is None
+            assert not Path(part).exists()
+            Path(part).write_bytes(whole)
+
+    assert {OSError, pa.ArrowInvalid} <= told
+
+
+def test_a_read_that_fails_once_removes_nothing(planned, part, monkeypatch):
+    answers = iter([OSError("Couldn't deserialize thrift"), REPORT])
+
+    def once(file):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(parts, "_report", once)
+
+    assert read_report(planned, planned.shards[0]) == REPORT
+    assert Path(part).exists()
+
+
+def test_a_bit_that_flips_among_the_values_of_a_data_file_is_noticed_by_the_plan(tmp_path):
+    config = job.config(tmp_path, 40)
+    operators = build_operators(config, job.COLUMNS, catalog=job.CATALOG)
+    made = plan(config, operators)
+    for shard in made.shards:
+        put_part(made, shard, read_shard(made.directory, shard), REPORT)
+    commit(made)
+    path = part_path(made, made.shards[0])
+    column = pq.read_metadata(path).row_group(0).column(0)
+    assert column.path_in_schema == "image_id"
+    start = column.dictionary_page_offset or column.data_page_offset
+    Path(path).write_bytes(flipped(path, start + column.total_compressed_size - 10))
+
+    with pytest.raises(TableError, match=rf"{path}: a data file of the table is gone or damaged"):
+        plan(config, operators)
+
+
+def test_a_bit_that_flips_among_values_that_are_copied_ends_in_no_table(tmp_path):
+    config = job.config(tmp_path, 40)
+    made = plan(config, build_operators(config, job.COLUMNS, catalog=job.CATALOG))
+    for shard in made.shards:
+        put_part(made, shard, read_shard(made.directory, shard), REPORT)
+    commit(made)
+    path = part_path(made, made.shards[0])
+    group = pq.read_metadata(path).row_group(0)
+    number = next(
+        column
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == "enriched_at"
+    )
+    start = number.dictionary_page_offset or number.data_page_offset
+    wanted, schema = pa.chunked_array([[1, 3]]), pa.schema([made.schema.field("enriched_at")])
+    assert shards._rows_of(path, wanted, schema).num_rows == 2
+
+    Path(path).write_bytes(flipped(path, start + number.total_compressed_size - 3))
+
+    with pytest.raises(TableError, match=rf"{path}: a data file of the table is gone or damaged"):
+        shards._rows_of(path, wanted, schema)
