@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import storage
-from jobs.damage import DamagedFile, read_checked
+from jobs.damage import DamagedFile, lost_data_file, read_checked
 from jobs.shards import Plan, Shard, part_path, part_schema
 from jobs.store_patience import asked_again
+from jobs.table import open_table
 from schemas.errors import RunError
 from schemas.manifest_files import STORE_ERRORS
 
@@ -119,25 +121,40 @@ def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> P
 def read_report(plan: Plan, shard: Shard) -> PartReport | None:
     """Reads how a part came about; None when there is no part yet.
 
-    Parts are put whole, so one whose footer cannot be read was damaged since. No table has it yet:
-    it is removed, to be computed again.
+    Parts are put whole, so one whose footer cannot be read was damaged since. Unless the table has
+    it, it is removed, to be computed again.
 
     Raises:
         RunError: the store does not answer.
+        TableError: the part is damaged, and a data file of the table.
     """
     path = part_path(plan, shard)
-    try:
-        return patiently(lambda: read_checked(path, _report), f"read {path}")
-    except FileNotFoundError:
-        return None
-    except DamagedFile as damaged:
-        logger.warning("event=part_damaged path=%s reason=%r", path, damaged.reason)
-        storage.delete(path)
-        return None
+    while True:
+        try:
+            return patiently(lambda: read_checked(path, _report), f"read {path}")
+        except FileNotFoundError:
+            return None
+        except DamagedFile as damaged:
+            file, reason = damaged.file, damaged.reason
+        if _is_committed(plan, shard):
+            raise lost_data_file(path, reason)
+        if patiently(partial(storage.delete_same, file), f"remove {path}"):
+            logger.warning("event=part_damaged path=%s reason=%r", path, reason)
+            return None
 
 
 def _report(file: pa.NativeFile) -> PartReport:
     return PartReport.from_json(pq.read_schema(file).metadata[REPORT])
+
+
+def _is_committed(plan: Plan, shard: Shard) -> bool:
+    """Whether the table has a part, be it that another driver of the plan was faster."""
+    table = open_table(plan.table)
+    if table is None:
+        return False
+    is_done = table.delta.transaction_version(plan.id) is not None
+    path = part_path(plan, shard)
+    return is_done or any(storage.join(plan.table, file.path) == path for file in table.files)
 
 
 def read_reports(plan: Plan, shards: Sequence[Shard]) -> list[PartReport]:

@@ -160,6 +160,21 @@ def delete(uri: str) -> None:
         return
 
 
+def delete_same(file: StoredFile) -> bool:
+    """Removes a file unless another was put in its place since it was described.
+
+    Returns:
+        Whether there is none now.
+    """
+    now = stat(file.path)
+    if now is None:
+        return True
+    if now != file:
+        return False
+    delete(file.path)
+    return True
+
+
 def files_under(folder: str) -> dict[str, StoredFile]:
     """Lists every file below a folder by its path; none when there is no such folder."""
     return {file.path: file for file in _walk(folder)}

@@ -1,5 +1,6 @@
 """The parts of a plan: put once, and telling how they came about."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -131,6 +132,33 @@ def test_a_read_that_fails_once_removes_nothing(planned, part, monkeypatch):
 
     assert read_report(planned, planned.shards[0]) == REPORT
     assert Path(part).exists()
+
+
+def test_a_part_that_was_put_anew_meanwhile_is_kept(planned, part, monkeypatch):
+    whole = Path(part).read_bytes()
+    Path(part).write_bytes(whole[:-100])
+
+    def put_anew(planned, shard):
+        Path(part).write_bytes(whole)
+        return False
+
+    monkeypatch.setattr(parts, "_is_committed", put_anew)
+
+    assert read_report(planned, planned.shards[0]) == REPORT
+    assert Path(part).read_bytes() == whole
+
+
+def test_a_damaged_part_that_the_table_has_is_named_and_kept(planned, monkeypatch):
+    for shard in planned.shards:
+        put_part(planned, shard, read_shard(planned.directory, shard), REPORT)
+    commit(planned)
+    path = part_path(planned, planned.shards[0])
+    os.truncate(path, 100)
+
+    with pytest.raises(TableError, match=rf"{path}: a data file of the table is gone or damaged"):
+        read_report(planned, planned.shards[0])
+
+    assert Path(path).exists()
 
 
 def test_a_bit_that_flips_among_the_values_of_a_data_file_is_noticed_by_the_plan(tmp_path):
