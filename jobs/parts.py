@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import TypeVar
 
@@ -86,8 +86,10 @@ class PartReport:
 
     @staticmethod
     def from_json(text: str | bytes) -> "PartReport":
-        """Reads what `to_json` wrote."""
-        return PartReport(**json.loads(text))
+        """Reads what `to_json` wrote; what a later release tells besides is left out."""
+        known = {each.name for each in fields(PartReport)}
+        told = json.loads(text).items()
+        return PartReport(**{name: value for name, value in told if name in known})
 
 
 def put_part(plan: Plan, shard: Shard, table: pa.Table, report: PartReport) -> PartReport:

@@ -203,3 +203,9 @@ def test_a_bit_that_flips_among_values_that_are_copied_ends_in_no_table(flipped_
 
     with pytest.raises(TableError, match=rf"{path}: a data file of the table is gone or damaged"):
         shards._rows_of(path, wanted, schema)
+
+
+def test_a_report_of_a_later_release_is_read_as_far_as_it_is_known():
+    report = PartReport("s", rows=3, tried=3)
+    later = report.to_json()[:-1] + ',"news":{"of":1}}'
+    assert PartReport.from_json(later) == report
