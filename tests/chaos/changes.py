@@ -115,9 +115,14 @@ def jump_clock(point: random.Random, life: Life) -> None:
 
 
 FAULTS = (
-    Fault("picture exchanged between plan and read", exchange_picture, "`--refresh` finds it"),
+    Fault(
+        "picture exchanged between plan and read",
+        exchange_picture,
+        "`--refresh` finds it",
+        is_short=False,
+    ),
     Fault("manifest file replaced during the run", exchange_manifest, "exit 0, the next run adds"),
     Fault("another writer adds other rows", other_rows, "exit 0"),
     Fault("another writer adds one of our rows", our_rows, "exit 1: run again", is_short=False),
-    Fault("clock jumps by days, back and forth", jump_clock, "exit 0"),
+    Fault("clock jumps by days, back and forth", jump_clock, "exit 0", is_short=False),
 )

@@ -68,5 +68,5 @@ FAULTS = (
         "exit 1 and what is kept",
         is_short=False,
     ),
-    Fault("one actor 10 times slower", slow_node, "exit 0"),
+    Fault("one actor 10 times slower", slow_node, "exit 0", is_short=False),
 )

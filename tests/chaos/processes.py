@@ -125,7 +125,7 @@ FAULTS = (
     Fault("driver killed at any moment", kill_driver),
     Fault("driver killed between two parts", kill_driver_between_parts, is_short=False),
     Fault("actor killed in 10 % of the batches", kill_actors, "exit 0"),
-    Fault("two drivers on one table at once", start_twice, "at least one exits 0"),
+    Fault("two drivers on one table at once", start_twice, "at least one exits 0", is_short=False),
     Fault(
         "two drivers on one table, the manifest growing",
         start_twice_with_other_rows,

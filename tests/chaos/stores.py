@@ -160,15 +160,27 @@ FAULTS = (
     Fault("S3: some images 404", _lasting("missing"), "row `missing`; `retry`", is_short=False),
     Fault("S3: some images 403", _lasting("forbidden"), "row `forbidden`; `retry`", is_short=False),
     Fault("S3: all images 403", _refusing("forbidden", "check the credentials"), "exit 1: why"),
-    Fault("S3: all images 404", _refusing("missing", "check the manifest"), "exit 1: why"),
+    Fault(
+        "S3: all images 404",
+        _refusing("missing", "check the manifest"),
+        "exit 1: why",
+        is_short=False,
+    ),
     Fault("S3: images away for 45 s", _on_s3(_away), WAITED, is_short=False),
     Fault("S3: 5 % of all requests", _on_s3(_everything), WAITED),
     Fault("S3: part 503", _passing("busy", PARTS, ("PUT",)), AS_PUT, is_short=False),
-    Fault("S3: part put, answer lost", _passing("reset", PARTS, ("PUT",)), AS_PUT),
+    Fault("S3: part put, answer lost", _passing("reset", PARTS, ("PUT",)), AS_PUT, is_short=False),
     Fault("S3: commit 500", _passing("broken", COMMITS, ("PUT",)), AS_PUT, is_short=False),
-    Fault("S3: commit made, answer lost", _passing("reset", COMMITS, ("PUT",)), AS_PUT),
+    Fault(
+        "S3: commit made, answer lost", _passing("reset", COMMITS, ("PUT",)), AS_PUT, is_short=False
+    ),
     Fault("S3: bucket full at a part", _unwritable("full", PARTS), KEPT, is_short=False),
     Fault("S3: bucket full at the commit", _unwritable("full", COMMITS), KEPT, is_short=False),
     Fault("S3: bucket read-only at a part", _unwritable("forbidden", PARTS), KEPT, is_short=False),
-    Fault("S3: bucket read-only at the commit", _unwritable("forbidden", COMMITS), KEPT),
+    Fault(
+        "S3: bucket read-only at the commit",
+        _unwritable("forbidden", COMMITS),
+        KEPT,
+        is_short=False,
+    ),
 )

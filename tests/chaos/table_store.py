@@ -163,7 +163,7 @@ def _mount(*words: str) -> None:
 
 FAULTS = (
     Fault("table's disk full for a moment", full_for_a_moment, needs_disk=True),
-    Fault("table read-only for a moment", read_only_for_a_moment, needs_disk=True),
+    Fault("table read-only for a moment", read_only_for_a_moment, needs_disk=True, is_short=False),
     Fault(
         "table's disk full",
         full,
@@ -178,7 +178,7 @@ FAULTS = (
         is_short=False,
         needs_disk=True,
     ),
-    Fault("part cut short, driver killed", cut_part, "computed anew"),
+    Fault("part cut short, driver killed", cut_part, "computed anew", is_short=False),
     Fault("part cut short before the commit", cut_part_while_running, "exit 1: run again"),
-    Fault("data file of the table cut short", cut_data_file, "names the file"),
+    Fault("data file of the table cut short", cut_data_file, "names the file", is_short=False),
 )
