@@ -248,7 +248,7 @@ def _check_options(
     if hypotheses is not None and (
         isinstance(hypotheses, str)
         or not hypotheses
-        or not all(isinstance(text, str) and text.strip(NO_WORDS) for text in hypotheses)
+        or not all(isinstance(text, str) for text in hypotheses)
     ):
         raise ConfigError(f"{where}: hypotheses is {hypotheses!r}; it must be a list of sentences")
     if precision not in get_args(Precision):

@@ -48,7 +48,7 @@ def killed_for_memory(point: random.Random, life: Life) -> None:
 
 def all_kinds(point: random.Random, life: Life) -> None:
     """Rows that crash, hang and want too much memory, in one run."""
-    life.config["limits"] = {"batch_timeout": f"{BATCH_SECONDS}s"}
+    life.config["limits"] = {"batch_timeout": f"{BATCH_SECONDS}s", "error_fraction": MANY}
     one, two, three = point.sample(life.grow(), 3)
     life.switch(segfault=[one], hang=[two], memory=[three])
     life.run(code=0)
