@@ -23,7 +23,7 @@ from tests.fault_proxy import Kind, Proxy, Rule
 PICTURES = r"\.png$"
 PARTS = r"/table/data/"
 COMMITS = r"/_delta_log/.*json$"
-FEW = 4  # of 120 rows: below limits.error_fraction
+FEW = 2  # of the 60 rows of a run: below limits.error_fraction
 HANGING = ("stall", "trickle")
 OUTAGE_SECONDS = 45.0
 REFUSED_SECONDS = 60.0  # to the end of a run that a store refuses, on a quiet machine
@@ -85,10 +85,11 @@ def _lasting(kind: Kind) -> Inject:
     """A few pictures that the store has not, or does not give, at first; then `retry`."""
 
     def body(point: random.Random, life: Life, proxy: Proxy) -> None:
-        proxy.arm(Rule(kind, key=PICTURES, after=point.randint(0, 100), most=FEW))
+        proxy.arm(Rule(kind, key=PICTURES, after=point.randint(0, 40), most=FEW))
         life.run(code=0)
         rows = life.opened().read(["error"])["error"].drop_null().to_pylist()
-        assert [row["code"] for row in rows] == [kind] * FEW, rows
+        assert len(rows) <= FEW, rows  # a shard that was refused whole is tried again at once
+        assert {row["code"] for row in rows} <= {kind}, rows
         proxy.arm()
         life.run(verb="retry", code=0)
 
