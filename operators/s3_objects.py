@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -144,10 +144,8 @@ class S3Objects:
     def _by_s3fs(self) -> "_ByS3fs":
         return _ByS3fs(self.connections, self.timeout_seconds)
 
-    @contextmanager
-    def _faults(self, place: Place) -> Iterator[None]:
-        with _faults(place, self.timeout_seconds):
-            yield
+    def _faults(self, place: Place) -> AbstractContextManager[None]:
+        return _faults(place, self.timeout_seconds)
 
 
 def _shorter(timeout_seconds: float) -> tuple[float, float]:

@@ -5,8 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.life import Law, Life, Reader
+import pyarrow as pa
 
+from schemas.errors import TableError
+from tests.chaos.life import Law, Life
+from tests.chaos.reader import Reader
+
+DAMAGED = (TableError, OSError, pa.ArrowInvalid)  # of a reader, where a fault damages the table
 Inject = Callable[[random.Random, Life], None]
 
 
@@ -76,7 +81,7 @@ def inject(fault: Fault, life: Life, seed: int) -> Result:
     """Injects a fault into a life at the point of a seed, and judges what came of it."""
     begun, before = time.monotonic(), len(life.ended)
     failure = ""
-    with Reader(life.table) as reader:
+    with Reader(life.table, passes=DAMAGED) as reader:
         try:
             fault.inject(random.Random(seed), life)
         except AssertionError as error:

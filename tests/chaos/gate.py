@@ -203,30 +203,6 @@ class Drivers:
         return driver
 
 
-class Reader:
-    """Polls the table throughout, and keeps what it saw: versions with their number of rows."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, int, int]] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._poll)
-
-    def __enter__(self) -> "Reader":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        while not self._ended.wait(0.3):
-            table = open_table(TABLE)
-            if table is not None:
-                ids = table.read(["image_id"])["image_id"]
-                self.seen.add((table.version, len(ids), len(ids.unique())))
-
-
 def table_of(numbers: Iterable[int]) -> list[tuple[str, float, float]]:
     """What the table must hold at the end: ids, brightness and scaled, in order."""
     return [(f"id-{n:05d}", float(n % 256), 2.0 * n) for n in numbers]

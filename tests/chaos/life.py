@@ -6,10 +6,8 @@ that are meant, and whoever reads meanwhile sees whole runs only.
 
 import json
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ import yaml
 from PIL import Image
 
 from jobs.table import Table, open_table
-from schemas.errors import TableError
 from tests.chaos.command import Ended, Running
 
 ROWS = 60  # that a fault meets
@@ -84,7 +81,7 @@ class Life:
             "manifest": str(self.folder / "photos" / "*.parquet"),
             "table": str(self.folder / "store" / "table"),
             "operators": {
-                "shade": {"use": "tests.chaos.operators:Shade"},
+                "shade": {"use": "tests.plain_jobs:Brightness"},
                 "twice": {
                     "use": "tests.chaos.operators:Twice",
                     "of": "number",
@@ -93,7 +90,7 @@ class Life:
             },
             "resources": {
                 "fetch": {"actors": 1, "cpus": 0.1},
-                "shade": {"actors": 1, "cpus": 0.2},
+                "shade": {"actors": 1, "cpus": 0.2, "batch": 4},
                 "twice": {"actors": 3, "cpus": 0.2},
             },
         }
@@ -230,31 +227,3 @@ class Life:
             return bool(row["error"] and row["error"]["code"] == code)
         shade = self.shades.get(number, number % GREYS)
         return (row["shade"], row["twice"], row["error"]) == (float(shade), 2.0 * number, None)
-
-
-class Reader:
-    """Polls a table for the length of a `with`: its version, its rows, its different rows."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.seen: set[tuple[int, int, int]] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> "Reader":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        last = -1
-        while not self._ended.wait(0.3):
-            with suppress(TableError, OSError, pa.ArrowInvalid):  # damaged: no rows, so no lie
-                table = open_table(self.path)
-                if table is not None and table.version != last:
-                    ids = table.read(["image_id"])["image_id"]
-                    self.seen.add((table.version, len(ids), len(ids.unique())))
-                    last = table.version

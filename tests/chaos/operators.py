@@ -29,32 +29,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.base import fingerprint
-from operators.images import decode_column
-from schemas.enriched import IMAGE_ENCODED
 
 SPARE_BYTES = 100_000_000  # of address space, when a row asks for more
 BLOCK_BYTES = 1_000_000_000
-
-
-class Shade:
-    """Writes `<name>`: float32, the mean grey value of the image."""
-
-    batch_rows = 4
-
-    def __init__(self, *, name: str = "shade", upstream_keys: Any = None) -> None:
-        self.name = name
-        self.reads = (IMAGE_ENCODED,)
-        self.writes = pa.schema([(name, pa.float32())])
-        self.description: Mapping[str, Any] = {"use": "shade"}
-        self.key = fingerprint(self.description)
-
-    def load(self) -> None:
-        """There are no weights."""
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        images = decode_column(table[IMAGE_ENCODED])
-        values = [float(np.asarray(image.convert("L")).mean()) for image in images]
-        return pa.table([pa.array(values, pa.float32())], schema=self.writes)
 
 
 class Twice:

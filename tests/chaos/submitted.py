@@ -96,8 +96,7 @@ def stop_job(point: random.Random, life: Life) -> None:
     life.grow()
     name = f"nightly-{point.randint(0, 10**6)}"
     with head(life.folder) as environment:
-        submitted = job(environment, "submit", "--no-wait", "--submission-id", name, *_entry(life))
-        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        _submit(environment, life, name, "--no-wait")
         _until_parts(life, point.randint(1, 6))
         job(environment, "stop", name)
         text = job(environment, "logs", name).stdout
@@ -106,8 +105,7 @@ def stop_job(point: random.Random, life: Life) -> None:
             assert "was stopped" in status, status
             assert GOES_ON in text, text
             assert "event=run_failed" in text, text
-        again = job(environment, "submit", "--submission-id", f"{name}-r2", *_entry(life))
-        assert again.returncode == 0, again.stdout + again.stderr
+        _submit(environment, life, f"{name}-r2")
 
 
 def submit_twice(point: random.Random, life: Life) -> None:
@@ -115,8 +113,7 @@ def submit_twice(point: random.Random, life: Life) -> None:
     life.grow()
     name = f"nightly-{point.randint(0, 10**6)}"
     with head(life.folder) as environment:
-        first = job(environment, "submit", "--no-wait", "--submission-id", name, *_entry(life))
-        assert first.returncode == 0, first.stdout + first.stderr
+        _submit(environment, life, name, "--no-wait")
         if point.random() < 0.5:
             _until_parts(life, point.randint(1, 6))
         second = job(environment, "submit", "--submission-id", name, *_entry(life))
@@ -124,6 +121,12 @@ def submit_twice(point: random.Random, life: Life) -> None:
         assert "already exists" in second.stdout + second.stderr, second.stdout + second.stderr
         job(environment, "logs", "--follow", name)
     life.until_done()
+
+
+def _submit(environment: Mapping[str, str], life: Life, name: str, *flags: str) -> None:
+    """Submits the command under a name, which must be taken."""
+    taken = job(environment, "submit", *flags, "--submission-id", name, *_entry(life))
+    assert taken.returncode == 0, taken.stdout + taken.stderr
 
 
 def _entry(life: Life) -> list[str]:

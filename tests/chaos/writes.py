@@ -11,6 +11,7 @@ from tests.chaos import gate
 from tests.chaos.fault import Fault
 from tests.chaos.gate import Kill
 from tests.chaos.life import Life
+from tests.chaos.reader import Reader
 
 ROWS, GROWN_ROWS = 600, 650
 PARTS = 10
@@ -27,7 +28,7 @@ def kill_at_write(point: random.Random, life: Life) -> None:
         config = gate.write_config(Path(folder) / "job.json")
         with (
             gate.gated_server(monkeypatch) as server,
-            gate.Reader() as reader,
+            Reader(gate.TABLE) as reader,
             gate.Drivers(config, server) as drivers,
         ):
             gate.write_pictures(range(rows))

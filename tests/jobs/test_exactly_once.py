@@ -4,6 +4,7 @@ import pytest
 
 from tests.chaos import gate as chaos
 from tests.chaos.gate import Kill
+from tests.chaos.reader import Reader
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
@@ -12,7 +13,7 @@ def test_a_job_killed_again_and_again_ends_with_one_row_per_image(tmp_path, monk
     config = chaos.write_config(tmp_path / "job.json")
     with (
         chaos.gated_server(monkeypatch) as gate,
-        chaos.Reader() as reader,
+        Reader(chaos.TABLE) as reader,
         chaos.Drivers(config, gate) as drivers,
     ):
         chaos.write_pictures(range(3200))
