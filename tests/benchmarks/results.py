@@ -78,7 +78,7 @@ def plot(section: Section, path: Path) -> None:
     axes.margins(x=0.25)
     axes.set_xlabel("1 = what was asked, or as good as the other; further right is better")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -94,7 +94,7 @@ def _share(row: Row, value: float) -> float:
 def _figure(row: Row) -> str:
     if row.theirs:
         return f"{row.judged:.2f}x"
-    return f"{row.judged:.3g} {row.unit}"
+    return f"{figure_of(row.judged)} {row.unit}"
 
 
 def _line(row: Row) -> str:
